@@ -1,0 +1,164 @@
+"""The torch engine: builds a MiniMind in one variant, stage by stage, and offers it to the sessions.
+
+engine = load(ModelSource("tiny"), Variant.parse("kv=prealloc"), "cpu", seed=0)
+engine.session(Workload.parse("decode(batch=1,context=128,new_tokens=32)")).iterate()
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.backends._sessions import TorchEngine
+from harness.core import REFERENCE, HarnessError, ModelSource, Variant, one_of
+from harness.registry import options_of
+from minimind.assets import embedded_checkpoint
+from minimind.attention import convert_heads
+from minimind.checkpoint import load_weights
+from minimind.config import PRESETS, MiniMindConfig
+from minimind.model import MiniMindForCausalLM
+
+Weights = dict[str, torch.Tensor]
+
+
+@dataclass(slots=True)
+class Build:
+    """What the options of a variant transform. Before the module stage there is only `config` and `weights`."""
+
+    config: MiniMindConfig
+    weights: Weights
+    device: str
+    model: MiniMindForCausalLM | None = None
+    cache_kind: str = "cat"
+    autocast: str | None = None
+    compile_mode: str | None = None
+    threads: int | None = None
+    bare_loop: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def built(self) -> MiniMindForCausalLM:
+        """The model; an error in the option that asks for it before the module stage."""
+        if self.model is None:
+            raise HarnessError("the model does not exist before the module stage")
+        return self.model
+
+    def convert_heads(self, num_key_value_heads: int) -> None:
+        """Config stage: give the model another number of key/value heads, converted from its own weights."""
+        self.config, self.weights = convert_heads(self.config, self.weights, num_key_value_heads)
+
+    def replace_modules(self, kind: type[nn.Module], replacement: Callable[[Any], nn.Module]) -> None:
+        """Module stage: replace every module of this kind by what `replacement` makes of it."""
+        for parent in list(self.built().modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, kind):
+                    setattr(parent, name, replacement(child))
+
+    def set_attention(self, name: str) -> None:
+        """Module stage: choose the attention of every layer."""
+        self.built().set_attention(name)
+
+    def cast(self, dtype: str) -> None:
+        """Cast stage: convert weights and buffers."""
+        self.built().to(getattr(torch, dtype))
+
+
+def weights_of(source: ModelSource, seed: int) -> tuple[MiniMindConfig, Weights]:
+    """Config and weights of a source: the user's file, the embedded trained checkpoint, or random from the seed."""
+    name = source.preset or source.name
+    path = source.weights or embedded_checkpoint(name)
+    if path is not None:
+        return load_weights(path)
+    config = PRESETS[one_of("model", name, list(PRESETS))]
+    torch.manual_seed(seed)
+    return config, dict(MiniMindForCausalLM(config).state_dict())
+
+
+class MiniMindEngine(TorchEngine):
+    """MiniMind in one variant."""
+
+    def __init__(self, source: ModelSource, variant: Variant, device: str, seed: int) -> None:
+        self.source, self.variant, self.seed = source, variant, seed
+        self.device = torch.device(device)
+        config, weights = weights_of(source, source.seed)
+        build = Build(config=config, weights=weights, device=device)
+        chosen = options_of(variant)
+        for declared, value in chosen:
+            if declared.stage == "config":
+                declared.apply(build, value)
+        build.model = MiniMindForCausalLM(build.config)
+        build.model.load_state_dict(build.weights)
+        build.model.eval().to(self.device)
+        for declared, value in chosen:
+            if declared.stage not in ("backend", "config"):
+                declared.apply(build, value)
+        build.weights = {}
+        torch.set_num_threads(build.threads or os.cpu_count() or 1)
+        self.build, self.config = build, build.config
+        self.model = build.built()
+        self.autocast, self.bare_loop = build.autocast, build.bare_loop
+        self._call: Any = self.model
+        self.compiled_graphs: Callable[[], int] = lambda: 0
+        if build.compile_mode is not None:
+            self._compile(build.compile_mode)
+
+    def _compile(self, mode: str) -> None:
+        from torch._dynamo.utils import counters
+
+        self._call = torch.compile(self.model, mode=None if mode == "default" else mode, dynamic=None)
+        self.compiled_graphs = lambda: int(counters["stats"]["unique_graphs"])
+
+    def new_state(self, batch: int, max_length: int) -> Any:
+        with self.computing():
+            return self.model.new_cache(kind=self.build.cache_kind, batch_size=batch, max_length=max_length)
+
+    def rewind(self, state: Any, length: int) -> None:
+        state.rewind(length)
+
+    def kv_bytes(self, state: Any) -> int:
+        return int(state.nbytes)
+
+    def forward(self, ids_BT: torch.Tensor, state: Any) -> torch.Tensor:
+        logits: torch.Tensor = self._call(ids_BT, cache=state).logits
+        return logits
+
+    def train_loss(self, ids_BT: torch.Tensor) -> torch.Tensor:
+        self.model.train()
+        out = self._call(ids_BT, labels=ids_BT)
+        loss: torch.Tensor = out.loss + out.aux_loss
+        return loss
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        return self.model.parameters()
+
+    def reference(self) -> TorchEngine:
+        threads = torch.get_num_threads()
+        engine = MiniMindEngine(self.source, REFERENCE, str(self.device), self.seed)
+        torch.set_num_threads(threads)
+        return engine
+
+    def facts(self) -> dict[str, Any]:
+        modules: dict[str, int] = {}
+        for module in self.model.modules():
+            modules[type(module).__name__] = modules.get(type(module).__name__, 0) + 1
+        return {
+            **self.compute_facts(),
+            "modules": modules,
+            "attention": self.model.model.attention.name,
+            "cache": self.build.cache_kind,
+            "num_attention_heads": self.config.num_attention_heads,
+            "num_key_value_heads": self.config.num_key_value_heads,
+            "threads_asked": self.build.threads,
+            "compiled_graphs": self.compiled_graphs(),
+            "loop": "bare" if self.bare_loop else "harness",
+            **self.build.facts,
+        }
+
+
+def load(source: ModelSource, variant: Variant, device: str, seed: int) -> MiniMindEngine:
+    """Build the model of `source` in `variant` on `device`; `seed` chooses the prompts."""
+    return MiniMindEngine(source, variant, device, seed)

@@ -1,0 +1,31 @@
+"""Backend `torch`: the reference model of `minimind/` with its options applied, eager or compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from harness.core import ModelSource, Variant
+from harness.registry import Backend, Engine, backend
+
+
+def _load(source: ModelSource, variant: Variant, device: str, seed: int) -> Engine:
+    from harness.backends._torch import load
+
+    return load(source, variant, device, seed)
+
+
+def _control(device: str) -> Callable[[], dict[str, float]]:
+    from harness.control import make_control
+
+    return make_control(device)
+
+
+backend(
+    Backend(
+        name="torch",
+        load=_load,
+        control=_control,
+        doc="MiniMind's reference model in PyTorch, with every axis.",
+        packages=("torch",),
+    )
+)

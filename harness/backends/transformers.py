@@ -1,0 +1,32 @@
+"""Backend `transformers`: the same weights in Hugging Face Transformers' own Llama, Qwen3 or Qwen3Moe model, eager."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from harness.core import ModelSource, Variant
+from harness.registry import Backend, Engine, backend
+
+
+def _load(source: ModelSource, variant: Variant, device: str, seed: int) -> Engine:
+    from harness.backends._transformers import load
+
+    return load(source, variant, device, seed)
+
+
+def _control(device: str) -> Callable[[], dict[str, float]]:
+    from harness.control import make_control
+
+    return make_control(device)
+
+
+backend(
+    Backend(
+        name="transformers",
+        load=_load,
+        control=_control,
+        doc="Hugging Face Transformers' model of the same architecture and weights, eager, DynamicCache, SDPA.",
+        axes=frozenset({"precision", "threads", "control"}),
+        packages=("transformers",),
+    )
+)

@@ -1,0 +1,155 @@
+"""The command line: `python -m harness VERB`. Tables on stdout, progress and warnings on stderr, contract exit codes.
+
+Nothing heavy is imported before a verb needs it, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from harness.core import HarnessError, StoreError, UsageError
+
+FORMATS = ("table", "json", "csv", "md")
+EXIT_OK, EXIT_REGRESSED, EXIT_USAGE, EXIT_NOTHING, EXIT_INCONCLUSIVE = range(5)
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with our wording: a usage error is one line that names the bad value."""
+
+    def error(self, message: str) -> Any:
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGTERM, told apart from Ctrl-C by its exit code."""
+
+
+def duration(text: str) -> float:
+    """`90`, `90s`, `10m`, `1.5h` in seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a duration; use for example 90s, 10m or 1h")
+    return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+def at_least_one(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
+    return int(text)
+
+
+def _common(parser: argparse.ArgumentParser, *, device: bool = False) -> None:
+    parser.add_argument("--store", default="results", metavar="DIR", help="folder of the results (default: results)")
+    parser.add_argument(
+        "-o", "--output", choices=FORMATS, default="table", help="format of what is printed (default: table)"
+    )
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="MODULE", help="module or .py file with more declarations"
+    )
+    if device:
+        parser.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda where there is one)")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line; its flags are frozen by a test."""
+    parser = _Parser(prog="harness", description="Measure what a change really does to speed, memory and quality.")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
+
+    listing = verbs.add_parser("list", help="suites, axes, workloads, metrics, backends, models")
+    _common(listing)
+    listing.add_argument("what", nargs="?", metavar="WHAT", help="one of them (default: all)")
+
+    run = verbs.add_parser("run", help="measure a suite")
+    _common(run, device=True)
+    run.add_argument("suite", nargs="?", metavar="SUITE", help="see `harness list suites`")
+    run.add_argument(
+        "--axis", action="append", default=[], metavar="AXIS=OPTION,...", help="compare these options of an axis"
+    )
+    run.add_argument("--model", action="append", default=[], metavar="PRESET", help="measure these presets instead")
+    run.add_argument("--weights", metavar="PATH", help="your model: .pth, .safetensors or a Transformers folder")
+    run.add_argument("--tokenizer", metavar="PATH", help="your tokenizer.json")
+    run.add_argument("--data", metavar="PATH", help="your text: MiniMind's jsonl, or plain text")
+    run.add_argument("--blocks", type=at_least_one, metavar="K", help="number of blocks (default: the suite's)")
+    run.add_argument("--budget", type=duration, metavar="TIME", help="stop starting blocks after this time (10m)")
+    run.add_argument("--timeout", type=duration, metavar="TIME", help="longest time that one step of a case may take")
+    run.add_argument("--seed", type=int, default=0, metavar="N", help="orders, prompts, random weights (default: 0)")
+    run.add_argument("--dry-run", action="store_true", help="print the plan, the skips and the estimated time")
+    run.add_argument("--resume", metavar="RUN", help="complete an interrupted run")
+
+    show = verbs.add_parser("show", help="the table of a run, or the list of runs")
+    _common(show)
+    show.add_argument("run", nargs="?", metavar="RUN", help="run id, its beginning, a suite, latest, latest~1")
+    show.add_argument("--margin", type=float, default=None, metavar="M", help="relative margin (default: the suite's)")
+
+    compare = verbs.add_parser("compare", help="B against A: two runs, or two variants of runs")
+    _common(compare)
+    compare.add_argument("a", metavar="A", help="RUN or RUN/VARIANT, for example latest/kv=cat")
+    compare.add_argument("b", metavar="B", help="RUN or RUN/VARIANT")
+    compare.add_argument("--metric", action="append", default=[], metavar="NAME", help="only these metrics")
+    compare.add_argument("--margin", type=float, default=None, metavar="M", help="relative margin (default: 0.01)")
+    compare.add_argument(
+        "--strict", action="store_true", help="exit 1 if anything regressed, 3 invalid, 4 inconclusive"
+    )
+
+    export = verbs.add_parser("export", help="all rows of a run: samples, cases, telemetry or summary")
+    _common(export)
+    export.add_argument("run", metavar="RUN")
+    export.add_argument("--table", default="samples", metavar="NAME", help="samples, cases, telemetry, summary, runs")
+    export.add_argument("--to", metavar="FILE", help="write .csv, .json, .md or .parquet instead of printing")
+
+    doctor = verbs.add_parser("doctor", help="what this machine can run, and why not the rest")
+    _common(doctor, device=True)
+
+    calibrate = verbs.add_parser("calibrate", help="measure this machine's peaks again (matrix products, bandwidth)")
+    _common(calibrate, device=True)
+
+    store = verbs.add_parser("store", help="look after the results")
+    _common(store)
+    store.add_argument("action", choices=("compact", "check"), help="merge many files into few; or name damaged ones")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb; returns its exit code."""
+    arguments = build_parser().parse_args(argv)
+    from harness.commands import VERBS
+
+    try:
+        with _signals():
+            return VERBS[arguments.verb](arguments)
+    except UsageError as error:
+        print(f"harness {arguments.verb}: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except (StoreError, HarnessError) as error:
+        print(f"harness {arguments.verb}: {error}", file=sys.stderr)
+        return EXIT_NOTHING
+    except Interrupted:
+        return 128 + signal.SIGTERM
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM leaves by the same door as Ctrl-C, so that workers end and the store stays whole."""
+
+    def terminated(number: int, frame: object) -> None:
+        raise Interrupted
+
+    previous = signal.signal(signal.SIGTERM, terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,330 @@
+"""Comparisons of what the store holds: B against A with an interval, a verdict, and the quality beside it. Torch-free.
+
+    rows = compare_within(store, store.find_run("latest"))        # every variant against its reference, paired by block
+    rows = compare_sides(open_side(store, "latest~1"), open_side(store, "latest"))  # two runs, not interleaved
+
+Within a run the arms shared their blocks, so differences are paired and drift cancels. Two runs share nothing: their
+comparison treats blocks as independent, and what changed on the machine in between is in the ratio.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.core import Better, Variant, VerdictName, Workload, one_of
+from harness.registry import METRICS, WORKLOADS, resolve_variant, workload_label
+from harness.schema import RunRow
+from harness.stats import (
+    Estimate,
+    VariancePrior,
+    Verdict,
+    independent_log_ratio,
+    paired_log_ratio,
+    variance_prior,
+    verdict,
+)
+from harness.store import Store
+
+DEFAULT_MARGIN = 0.01
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One metric of one case in one run: the median of each valid block, or the single value of the solo pass."""
+
+    blocks: Mapping[int, float]
+    unit: str
+    single: bool
+
+    @property
+    def median(self) -> float:
+        """The number shown in tables: the median over blocks."""
+        return statistics.median(self.blocks.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One case of one run as stored, with the series of all its metrics."""
+
+    run_id: str
+    case_id: str
+    workload: str
+    model: str
+    variant: str
+    status: str
+    reason: str
+    group: str
+    facts: Mapping[str, Any]
+    series: Mapping[str, Series]
+
+    @property
+    def label(self) -> str:
+        """The workload's short name."""
+        parsed = Workload.parse(self.workload)
+        return workload_label(parsed) if parsed.kind in WORKLOADS else self.workload
+
+    @property
+    def headline(self) -> str | None:
+        """The metric shown first for this workload, or whatever the case has."""
+        kind = WORKLOADS.get(Workload.parse(self.workload).kind)
+        if kind is not None and kind.headline in self.series:
+            return kind.headline
+        return next(iter(self.series), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One metric of one case against the same of another."""
+
+    reference: Measured
+    candidate: Measured
+    metric: str
+    unit: str
+    better: Better
+    reference_value: float | None
+    candidate_value: float | None
+    estimate: Estimate | None
+    verdict: VerdictName
+    reason: str = ""
+    minimum_detectable_effect: float | None = None
+    blocks_to_decide: int | None = None
+    paired: bool = True
+
+    def as_dict(self) -> dict[str, Any]:
+        """Flat, for JSON and CSV."""
+        estimate = self.estimate
+        return {
+            "model": self.candidate.model,
+            "workload": self.candidate.workload,
+            "reference_variant": self.reference.variant,
+            "variant": self.candidate.variant,
+            "metric": self.metric,
+            "unit": self.unit,
+            "better": self.better,
+            "reference": self.reference_value,
+            "candidate": self.candidate_value,
+            "ratio": estimate.ratio if estimate else _ratio(self.reference_value, self.candidate_value),
+            "low": estimate.low if estimate else None,
+            "high": estimate.high if estimate else None,
+            "confidence": estimate.confidence if estimate else None,
+            "num_blocks": estimate.num_blocks if estimate else None,
+            "method": estimate.method if estimate else "single value",
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "minimum_detectable_effect": self.minimum_detectable_effect,
+            "blocks_to_decide": self.blocks_to_decide,
+            "paired": self.paired,
+            "reference_run": self.reference.run_id,
+            "candidate_run": self.candidate.run_id,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side of `harness compare A B`: a run, and a variant of it where one is named (`RUN/kv=prealloc`)."""
+
+    run: RunRow
+    variant: str | None = None
+    cases: Sequence[Measured] = field(default=())
+
+
+def _ratio(reference: float | None, candidate: float | None) -> float | None:
+    return candidate / reference if reference and candidate is not None else None
+
+
+def measured_cases(store: Store, run_id: str) -> list[Measured]:
+    """All cases of a run in the order of its plan, with their series, invalid blocks left out."""
+    by_case: dict[str, dict[str, dict[int, list[float]]]] = {}
+    units: dict[str, str] = {}
+    samples = store.samples(run_id)
+    columns = [samples[name].to_pylist() for name in ("case_id", "metric", "block", "value", "unit", "phase")]
+    for case_id, metric, block, value, unit, phase in zip(*columns, strict=True):
+        if phase == "timed":
+            by_case.setdefault(case_id, {}).setdefault(metric, {}).setdefault(block, []).append(value)
+            units[metric] = unit
+    found = []
+    for row in sorted(store.cases(run_id).to_pylist(), key=lambda row: row["ordinal"]):
+        facts = json.loads(row["facts"] or "{}")
+        invalid = {int(block) for block in facts.get("invalid_blocks", {})}
+        series = {
+            metric: Series(
+                {block: statistics.median(values) for block, values in blocks.items() if block not in invalid},
+                units[metric],
+                single=set(blocks) == {-1},
+            )
+            for metric, blocks in by_case.get(row["case_id"], {}).items()
+            if set(blocks) - invalid
+        }
+        found.append(
+            Measured(
+                run_id,
+                row["case_id"],
+                row["workload"],
+                row["model"],
+                row["variant"],
+                row["status"],
+                row["reason"] or "",
+                row["group"],
+                facts,
+                series,
+            )
+        )
+    return found
+
+
+def _pairs_within(cases: Sequence[Measured]) -> list[tuple[Measured, Measured]]:
+    """(reference, candidate) of every case: the baseline of a group is the first variant of its place."""
+    first: dict[tuple[str, str, str], Measured] = {}
+    pairs = []
+    for case in cases:
+        place = (case.group, case.model, case.workload)
+        reference = first.setdefault(place, case)
+        if reference is not case:
+            pairs.append((reference, case))
+    return pairs
+
+
+def compare_within(
+    store: Store, run: RunRow, *, metrics: Iterable[str] | None = None, margin: float = DEFAULT_MARGIN
+) -> list[Comparison]:
+    """Every case of a run against its reference, one comparison per metric (all metrics unless named)."""
+    return compare_pairs(_pairs_within(measured_cases(store, run.run_id)), metrics=metrics, margin=margin)
+
+
+def compare_sides(
+    a: Side, b: Side, *, metrics: Iterable[str] | None = None, margin: float = DEFAULT_MARGIN
+) -> list[Comparison]:
+    """B against A. Cases match by identity, or by model and workload where either side names a variant."""
+    by_variant = a.variant is not None or b.variant is not None
+
+    def key(case: Measured) -> tuple[str, ...]:
+        return (case.model, case.workload) if by_variant else (case.case_id,)
+
+    references = {key(case): case for case in a.cases if a.variant is None or case.variant == a.variant}
+    candidates = [case for case in b.cases if b.variant is None or case.variant == b.variant]
+    pairs = [(references[key(case)], case) for case in candidates if key(case) in references]
+    return compare_pairs(pairs, metrics=metrics, margin=margin)
+
+
+def compare_pairs(
+    pairs: Sequence[tuple[Measured, Measured]], *, metrics: Iterable[str] | None, margin: float
+) -> list[Comparison]:
+    """Comparisons of given pairs; the variance of few blocks is steadied by all pairs of the same metric."""
+    wanted = None if metrics is None else set(metrics)
+    found = []
+    priors: dict[str, VariancePrior | None] = {}
+    for reference, candidate in pairs:
+        names = [name for name in reference.series if name in candidate.series] or [
+            name for name in (candidate.headline, reference.headline) if name
+        ][:1]
+        for name in names or ["status"]:
+            if wanted is None or name in wanted:
+                if name not in priors:
+                    priors[name] = _prior(pairs, name)
+                found.append(_compare(reference, candidate, name, priors[name], margin))
+    return found
+
+
+def _prior(pairs: Sequence[tuple[Measured, Measured]], metric: str) -> VariancePrior | None:
+    variances, dfs = [], []
+    for reference, candidate in pairs:
+        a, b = reference.series.get(metric), candidate.series.get(metric)
+        if a and b and not a.single:
+            shared = sorted(set(a.blocks) & set(b.blocks))
+            if len(shared) >= 2 and reference.run_id == candidate.run_id:
+                estimate = paired_log_ratio([a.blocks[k] for k in shared], [b.blocks[k] for k in shared])
+                variances.append(estimate.sd**2)
+                dfs.append(float(len(shared) - 1))
+    return variance_prior(variances, dfs)
+
+
+def why_invalid(reference: Measured, candidate: Measured) -> str | None:
+    """Why no verdict can be had from two cases, whatever their numbers, or None."""
+    for case in (reference, candidate):
+        if case.status != "ok":
+            return f"{case.variant}: {case.status}: {case.reason}"
+        invalid = case.facts.get("invalid_blocks", {})
+        timed = [series for series in case.series.values() if not series.single]
+        if invalid and len(invalid) > max((len(series.blocks) for series in timed), default=0):
+            return f"{case.variant}: {len(invalid)} blocks were disturbed: {next(iter(invalid.values()))}"
+    ours, theirs = (case.facts.get("data_fingerprint") for case in (reference, candidate))
+    return None if ours == theirs else "the two were measured on different held-out text"
+
+
+def _compare(
+    reference: Measured, candidate: Measured, name: str, prior: VariancePrior | None, margin: float
+) -> Comparison:
+    declared = METRICS.get(name)
+    better: Better = declared.better if declared else "neither"
+    a, b = reference.series.get(name), candidate.series.get(name)
+    paired = reference.run_id == candidate.run_id
+    invalid = why_invalid(reference, candidate)
+    estimate: Estimate | None = None
+    if invalid is None and a is not None and b is not None and not (a.single or b.single):
+        shared = sorted(set(a.blocks) & set(b.blocks))
+        if paired and len(shared) >= 1:
+            estimate = paired_log_ratio(
+                [a.blocks[k] for k in shared], [b.blocks[k] for k in shared], confidence=CONFIDENCE, prior=prior
+            )
+        elif not paired:
+            estimate = independent_log_ratio(list(a.blocks.values()), list(b.blocks.values()), confidence=CONFIDENCE)
+    found = _verdict(estimate, a, b, better, margin, invalid, exact=bool(declared and declared.exact))
+    return Comparison(
+        reference,
+        candidate,
+        name,
+        (b or a).unit if (b or a) else "",  # type: ignore[union-attr]
+        better,
+        a.median if a else None,
+        b.median if b else None,
+        estimate,
+        found.name,
+        found.reason,
+        found.minimum_detectable_effect,
+        found.blocks_to_decide,
+        paired,
+    )
+
+
+def _verdict(
+    estimate: Estimate | None,
+    a: Series | None,
+    b: Series | None,
+    better: Better,
+    margin: float,
+    invalid: str | None,
+    *,
+    exact: bool,
+) -> Verdict:
+    """The verdict on an estimate; single values have no interval, so only an exact metric can be called changed."""
+    if invalid is not None or a is None or b is None:
+        return Verdict("invalid", math.nan, None, invalid or "nothing was measured")
+    if estimate is not None:
+        return verdict(estimate, margin=margin, better=better)
+    if not (a.single and b.single):
+        return Verdict("invalid", math.nan, None, "no block was measured in both")
+    low, high = a.median * (1 - margin), a.median * (1 + margin)
+    if min(low, high) <= b.median <= max(low, high):
+        return Verdict("equivalent", math.nan, None, "single values")
+    if exact and better != "neither":
+        improved = (b.median > a.median) == (better == "higher")
+        return Verdict("improved" if improved else "regressed", math.nan, None, "exact values")
+    return Verdict("inconclusive", math.nan, None, "a single value on each side has no interval")
+
+
+def open_side(store: Store, text: str) -> Side:
+    """Read `RUN` or `RUN/VARIANT`; RUN as `Store.find_run` takes it. Raises UsageError naming what is unknown."""
+    reference, _, variant = text.partition("/")
+    run = store.find_run(reference)
+    cases = measured_cases(store, run.run_id)
+    if not variant:
+        return Side(run, None, cases)
+    canonical = str(resolve_variant(Variant.parse(variant)))
+    one_of(f"variant of run {run.run_id}", canonical, sorted({case.variant for case in cases}))
+    return Side(run, canonical, cases)

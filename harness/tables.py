@@ -1,0 +1,292 @@
+"""Tables for people and programs: one description, printed as a terminal table, JSON, CSV or Markdown. Torch-free."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness.compare import Comparison, Measured
+from harness.core import VerdictName
+
+Format = Literal["table", "json", "csv", "md"]
+FORMATS: tuple[Format, ...] = ("table", "json", "csv", "md")
+
+GLYPHS: dict[VerdictName, str] = {
+    "improved": "▲ improved",
+    "regressed": "▼ regressed",
+    "equivalent": "= equivalent",
+    "inconclusive": "? inconclusive",
+    "invalid": "✗ invalid",
+}
+STYLES: dict[VerdictName, str] = {
+    "improved": "green",
+    "regressed": "red",
+    "equivalent": "default",
+    "inconclusive": "yellow",
+    "invalid": "magenta",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A heading; numbers are set to the right."""
+
+    name: str
+    right: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of text for people (`rows`) beside the same rows as data for programs (`records`)."""
+
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[str]]
+    records: Sequence[Mapping[str, Any]]
+    notes: Sequence[str] = ()
+    styles: Sequence[str] = ()
+
+
+def render(table: Table, fmt: Format) -> str:
+    """The table as text in a format; a trailing newline included."""
+    if fmt == "json":
+        return to_json(list(table.records))
+    if fmt == "csv":
+        return _csv(table)
+    return _markdown(table) if fmt == "md" else _terminal(table)
+
+
+def to_json(value: Any) -> str:
+    """Indented JSON; what JSON cannot say (infinity, not a number) becomes null."""
+
+    def clean(item: Any) -> Any:
+        if isinstance(item, Mapping):
+            return {str(key): clean(inner) for key, inner in item.items()}
+        if isinstance(item, list | tuple):
+            return [clean(inner) for inner in item]
+        return None if isinstance(item, float) and not math.isfinite(item) else item
+
+    return json.dumps(clean(value), indent=2, ensure_ascii=False, default=str) + "\n"
+
+
+def _csv(table: Table) -> str:
+    buffer = io.StringIO()
+    names = list(dict.fromkeys(name for record in table.records for name in record))
+    writer = csv.DictWriter(buffer, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table.records)
+    return buffer.getvalue()
+
+
+def _markdown(table: Table) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in cells) + " |"
+
+    lines = [f"**{table.title}**", "", line([column.name for column in table.columns])]
+    lines.append("|" + "|".join("---:" if column.right else "---" for column in table.columns) + "|")
+    lines += map(line, table.rows)
+    lines += ["", *(f"{note}  " for note in table.notes)] if table.notes else []
+    return "\n".join(lines) + "\n"
+
+
+def _terminal(table: Table) -> str:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in table.columns:
+        drawn.add_column(
+            column.name, justify="right" if column.right else "left", overflow="fold", no_wrap=column.right
+        )
+    styles = list(table.styles) or ["default"] * len(table.rows)
+    for row, style in zip(table.rows, styles, strict=True):
+        drawn.add_row(*(Text(cell) for cell in row), style=style)
+    console = Console(
+        file=io.StringIO(), width=_width(), highlight=False, force_terminal=_colour(), legacy_windows=False
+    )
+    console.print(Text(table.title, style="bold"))
+    console.print(drawn)
+    for note in table.notes:
+        console.print(Text(note, style="dim"), soft_wrap=False)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def _width() -> int:
+    import shutil
+    import sys
+
+    return shutil.get_terminal_size((150, 50)).columns if sys.stdout.isatty() else 150
+
+
+def _colour() -> bool:
+    import sys
+
+    return sys.stdout.isatty()
+
+
+def quantity(value: float | None, unit: str) -> str:
+    """A number for people with its unit: bytes in MiB, seconds in ms where small, rates with three digits."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    if unit == "bytes":
+        return f"{value / 2**20:,.1f} MiB" if abs(value) >= 2**20 else f"{value / 1024:,.1f} KiB"
+    if unit == "s":
+        return f"{value:.3f} s" if value >= 1 else f"{value * 1e3:.4g} ms"
+    if unit == "tokens/s":
+        return f"{value:,.0f} tok/s" if value >= 100 else f"{value:.1f} tok/s"
+    if unit == "ratio":
+        return f"{value * 100:.1f}%"
+    return f"{value:.4g}"
+
+
+def interval(comparison: Comparison) -> str:
+    """`1.137 [1.120, 1.154]`, or the bare ratio where there is no interval."""
+    estimate = comparison.estimate
+    if estimate is None:
+        ratio = comparison.as_dict()["ratio"]
+        return "-" if ratio is None else f"{ratio:.3f}"
+    return f"{estimate.ratio:.3f} [{_bound(estimate.low)}, {_bound(estimate.high)}]"
+
+
+def _bound(value: float) -> str:
+    return f"{value:.3f}" if 1e-3 < value < 1e3 else ("0" if value < 1 else "∞")
+
+
+def run_table(cases: Sequence[Measured], comparisons: Sequence[Comparison], title: str, notes: Sequence[str]) -> Table:
+    """The table of one run: a row per timed case, its headline metric against the reference, its quality beside it."""
+    quality = {(case.model, case.variant): case for case in cases if "ppl" in case.series}
+    versus = {c.candidate.case_id: c for c in comparisons if c.metric == c.candidate.headline}
+    references = {c.reference.case_id: c.reference for c in comparisons}
+    first_of = {(c.candidate.group, c.candidate.model, c.candidate.workload): c.reference for c in comparisons}
+    columns = [
+        Column("model"),
+        Column("workload"),
+        Column("variant"),
+        Column("headline", right=True),
+        Column("ratio [95%]", right=True),
+        Column("verdict"),
+        Column("peak memory", right=True),
+        Column("KV cache", right=True),
+        Column("PPL", right=True),
+        Column("KL", right=True),
+        Column("top-1", right=True),
+        Column("output"),
+    ]
+    rows, records, styles = [], [], []
+    notes = [*(f"{c.status}: {c.label} {c.variant}: {c.reason}" for c in cases if c.status != "ok"), *notes]
+    previous: tuple[str, str] | None = None
+    for case in cases:
+        if "ppl" in case.series or case.workload.startswith("perplexity"):
+            if case.status == "ok":
+                continue
+        beside = quality.get((case.model, case.variant))
+        comparison = versus.get(case.case_id)
+        base = first_of.get((case.group, case.model, case.workload))
+        record = _record(case, comparison, beside, base)
+        place = (case.model, case.label)
+        names = list(place) if place != previous else ["", ""]
+        previous = place
+        rows.append([*names, *_cells(case, comparison, record, case.case_id in references)])
+        records.append(record)
+        styles.append(STYLES[comparison.verdict] if comparison and case.status == "ok" else "default")
+    return Table(title, columns, rows, records, notes, styles)
+
+
+def _value(case: Measured | None, metric: str) -> float | None:
+    return case.series[metric].median if case is not None and metric in case.series else None
+
+
+def _record(
+    case: Measured, comparison: Comparison | None, beside: Measured | None, base: Measured | None
+) -> dict[str, Any]:
+    """One row as data: identity, status, every metric's median, the comparison, the quality and the output check."""
+    ours, theirs = case.facts.get("outputs"), (base or case).facts.get("outputs")
+    return {
+        "run_id": case.run_id,
+        "case_id": case.case_id,
+        "model": case.model,
+        "workload": case.workload,
+        "variant": case.variant,
+        "status": case.status,
+        "reason": case.reason,
+        "num_blocks": max((len(series.blocks) for series in case.series.values() if not series.single), default=0),
+        "metrics": {
+            name: {"value": series.median, "unit": series.unit}
+            for source in (beside, case)
+            if source is not None
+            for name, series in source.series.items()
+            if source is case or name in ("ppl", "kl", "top1_agreement")
+        },
+        "trained": case.facts.get("trained"),
+        "data_fingerprint": beside.facts.get("data_fingerprint") if beside else None,
+        "same_output": None if ours is None or theirs is None else ours == theirs,
+        "comparison": comparison.as_dict() if comparison else None,
+    }
+
+
+def _cells(case: Measured, comparison: Comparison | None, record: Mapping[str, Any], is_reference: bool) -> list[str]:
+    if case.status not in ("ok", "not_steady"):
+        return [case.variant, "", "", case.status, *[""] * 6]
+    values = {name: cell["value"] for name, cell in record["metrics"].items()}
+    headline = case.headline
+    series = case.series.get(headline) if headline else None
+    name = f"{headline} " if headline in ("ttft", "tpot", "step_time") else ""
+    same = {True: "same", False: "differs", None: ""}[record["same_output"]]
+    return [
+        case.variant,
+        name + quantity(series.median, series.unit) if series else "-",
+        interval(comparison) if comparison else "1",
+        GLYPHS[comparison.verdict] if comparison else "(reference)",
+        quantity(values.get("peak_bytes"), "bytes"),
+        quantity(values.get("kv_bytes"), "bytes"),
+        f"{values['ppl']:.2f}" if "ppl" in values and record["trained"] else "-",
+        f"{values['kl']:.2g}" if "kl" in values else "-",
+        quantity(values.get("top1_agreement"), "ratio"),
+        "" if is_reference else same,
+    ]
+
+
+def comparison_table(comparisons: Sequence[Comparison], title: str, notes: Sequence[str]) -> Table:
+    """One row per metric and case: both values, ratio, verdict, and what would decide an open one."""
+    columns = [
+        Column("model"),
+        Column("workload"),
+        Column("variant"),
+        Column("metric"),
+        Column("A", right=True),
+        Column("B", right=True),
+        Column("B/A [95%]", right=True),
+        Column("verdict"),
+        Column("reason"),
+    ]
+    rows = []
+    for c in comparisons:
+        variant = (
+            c.candidate.variant
+            if c.reference.variant == c.candidate.variant
+            else (f"{c.candidate.variant} against {c.reference.variant}")
+        )
+        rows.append(
+            [
+                c.candidate.model,
+                c.candidate.label,
+                variant,
+                c.metric,
+                quantity(c.reference_value, c.unit),
+                quantity(c.candidate_value, c.unit),
+                interval(c),
+                GLYPHS[c.verdict],
+                c.reason,
+            ]
+        )
+    return Table(
+        title, columns, rows, [c.as_dict() for c in comparisons], notes, [STYLES[c.verdict] for c in comparisons]
+    )

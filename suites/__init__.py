@@ -1,0 +1,1 @@
+"""One file per suite, declarations only: `SUITE = Suite(...)`. Run with `python -m harness run NAME`."""
