@@ -94,7 +94,7 @@ def parse_axes(words: Sequence[str]) -> dict[str, tuple[str, ...]]:
         chosen = tuple(parse_pair(f"{name}={option}")[1] for option in options.split(",")) if options else ()
         if not chosen:
             raise UsageError(f"'{word}' is not of the form axis=option,option, for example kv=cat,prealloc")
-        axes[name.strip()] = chosen
+        axes[name.strip()] = tuple(dict.fromkeys((*axes.get(name.strip(), ()), *chosen)))
     return axes
 
 
@@ -355,15 +355,18 @@ def _write_export(found: Any, path: Path, title: str) -> None:
     formats = {".csv": "csv", ".json": "json", ".md": "md", ".parquet": "parquet"}
     if path.suffix not in formats:
         raise UsageError(f"--to '{path}': unknown ending '{path.suffix}'. Known: {', '.join(formats)}")
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
+    try:
+        if path.suffix == ".parquet":
+            import pyarrow.parquet as pq
 
-        pq.write_table(found, path)
-        return
-    records = found.to_pylist()
-    rows = [tuple("" if value is None else str(value) for value in record.values()) for record in records]
-    table = Table(title, [Column(name) for name in found.column_names], rows, records)
-    path.write_text(render(table, formats[path.suffix]))  # type: ignore[arg-type]
+            pq.write_table(found, path)
+            return
+        records = found.to_pylist()
+        rows = [tuple("" if value is None else str(value) for value in record.values()) for record in records]
+        table = Table(title, [Column(name) for name in found.column_names], rows, records)
+        path.write_text(render(table, formats[path.suffix]), encoding="utf-8")  # type: ignore[arg-type]
+    except OSError as error:
+        raise UsageError(f"--to '{path}' cannot be written: {error.strerror or error}") from error
 
 
 # doctor, calibrate, store -------------------------------------------------------------------------------------------

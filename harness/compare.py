@@ -47,6 +47,11 @@ class Series:
         """The number shown in tables: the median over blocks."""
         return statistics.median(self.blocks.values())
 
+    @property
+    def positive(self) -> bool:
+        """Whether a ratio can be formed: every value is finite and above zero."""
+        return all(value > 0 and math.isfinite(value) for value in self.blocks.values())
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -71,11 +76,17 @@ class Measured:
 
     @property
     def headline(self) -> str | None:
-        """The metric shown first for this workload, or whatever the case has."""
+        """The metric shown first for this workload, else a timed one that the case has, else any.
+
+        Where no timed block is left it stays the workload's own, shown as missing rather than replaced by memory.
+        """
         kind = WORKLOADS.get(Workload.parse(self.workload).kind)
         if kind is not None and kind.headline in self.series:
             return kind.headline
-        return next(iter(self.series), None)
+        timed = next((name for name, series in self.series.items() if not series.single), None)
+        if timed is None and kind is not None and kind.timed:
+            return kind.headline
+        return timed or next(iter(self.series), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +217,10 @@ def compare_sides(
     def key(case: Measured) -> tuple[str, ...]:
         return (case.model, case.workload) if by_variant else (case.case_id,)
 
-    references = {key(case): case for case in a.cases if a.variant is None or case.variant == a.variant}
+    references: dict[tuple[str, ...], Measured] = {}  # of several variants the first, which is the run's own reference
+    for case in a.cases:
+        if a.variant is None or case.variant == a.variant:
+            references.setdefault(key(case), case)
     candidates = [case for case in b.cases if b.variant is None or case.variant == b.variant]
     pairs = [(references[key(case)], case) for case in candidates if key(case) in references]
     return compare_pairs(pairs, metrics=metrics, margin=margin)
@@ -220,10 +234,9 @@ def compare_pairs(
     found = []
     priors: dict[str, VariancePrior | None] = {}
     for reference, candidate in pairs:
-        names = [name for name in reference.series if name in candidate.series] or [
-            name for name in (candidate.headline, reference.headline) if name
-        ][:1]
-        for name in names or ["status"]:
+        shared = [name for name in reference.series if name in candidate.series]
+        headlines = [name for name in (candidate.headline, reference.headline) if name]
+        for name in dict.fromkeys((*shared, *headlines)) or ["status"]:
             if wanted is None or name in wanted:
                 if name not in priors:
                     priors[name] = _prior(pairs, name)
@@ -237,7 +250,7 @@ def _prior(pairs: Sequence[tuple[Measured, Measured]], metric: str) -> VarianceP
         a, b = reference.series.get(metric), candidate.series.get(metric)
         if a and b and not a.single:
             shared = sorted(set(a.blocks) & set(b.blocks))
-            if len(shared) >= 2 and reference.run_id == candidate.run_id:
+            if len(shared) >= 2 and reference.run_id == candidate.run_id and a.positive and b.positive:
                 estimate = paired_log_ratio([a.blocks[k] for k in shared], [b.blocks[k] for k in shared])
                 variances.append(estimate.sd**2)
                 dfs.append(float(len(shared) - 1))
@@ -265,6 +278,8 @@ def _compare(
     a, b = reference.series.get(name), candidate.series.get(name)
     paired = reference.run_id == candidate.run_id
     invalid = why_invalid(reference, candidate)
+    if invalid is None and a and b and not (a.single or b.single) and not (a.positive and b.positive):
+        invalid = "a ratio needs finite values above zero"
     estimate: Estimate | None = None
     if invalid is None and a is not None and b is not None and not (a.single or b.single):
         shared = sorted(set(a.blocks) & set(b.blocks))

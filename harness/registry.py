@@ -138,7 +138,8 @@ class Backend:
     """An engine that executes cases. `axes`: those that it honours (None: all). `packages`: imports that it needs.
 
     `load(source, variant, device, seed)` builds the engine; `control(device)` returns a callable that runs the fixed
-    negative control and gives name -> seconds. A `scripted` backend's times do not depend on this machine (tests), so a
+    negative control and gives name -> seconds. `preload`: modules to import once before the forks of the solo pass. A
+    `scripted` backend's times do not depend on this machine (tests), so a
     busy neighbour cannot spoil them.
     """
 
@@ -148,6 +149,7 @@ class Backend:
     doc: str
     axes: frozenset[str] | None = None
     packages: tuple[str, ...] = ()
+    preload: tuple[str, ...] = ()
     scripted: bool = False
 
 

@@ -32,6 +32,7 @@ from harness.telemetry import busy_neighbour, usable_cpus
 SOLO_BLOCK = -1
 RETRIES_PER_BLOCK = 6  # disturbed slices that are repeated; a machine that stays busy must not hold a run up for ever
 PAUSE_SECONDS = 1.0
+START_SECONDS = 120.0  # for a worker's imports, whatever time the user gives one step of a case
 CONTROL_TOLERANCE_HISTORY = 4
 Progress = Callable[[float, str], None]
 
@@ -222,7 +223,7 @@ class Runner:
         """A new worker that has imported what it needs. Raises CaseFailed, and leaves none behind, if it cannot."""
         worker = self._start(name, case, seed)
         try:
-            worker.ready(self.plan.sampling.timeout_seconds)
+            worker.ready(START_SECONDS)
         except CaseFailed:
             worker.kill()
             self._stop(worker)
@@ -294,7 +295,7 @@ class Runner:
                     if not worker.alive:
                         worker, greeted = self._start(f"b{block}-{arm}", case, seed), False
                     if not greeted:
-                        worker.ready(self.plan.sampling.timeout_seconds)
+                        worker.ready(START_SECONDS)
                         greeted = True
                     samples += self._warm(worker, case, self.states[case.case_id], block)
                     opened[case.case_id] = worker

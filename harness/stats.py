@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from statistics import NormalDist
 from typing import Literal
 
@@ -20,6 +19,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core import Better, VerdictName
+from harness.distributions import digamma, student_t_cdf, student_t_ppf, trigamma, trigamma_inverse
+
+__all__ = [
+    "BCA_MIN_BLOCKS",
+    "Estimate",
+    "Values",
+    "VariancePrior",
+    "Verdict",
+    "bca_interval",
+    "independent_log_ratio",
+    "median",
+    "minimum_detectable_effect",
+    "noise",
+    "paired_log_ratio",
+    "quantile",
+    "sign_flip_p_value",
+    "student_t_cdf",
+    "student_t_ppf",
+    "typical_interval",
+    "variance_prior",
+    "verdict",
+]
 
 Values = NDArray[np.float64]
 _NORMAL = NormalDist()
@@ -28,101 +49,6 @@ _MAX_BLOCKS = 10_000
 BCA_MIN_BLOCKS = 20  # from here on the bootstrap, before that t
 _PRIOR_WEIGHT = 2.0  # a prior is worth at most this many times a case's own degrees of freedom
 _PRIOR_REACH = 2.0  # a case of more than this many times the prior's variance is another kind of case
-
-
-# --- Student's t ---
-
-
-def _log_beta_half(a: float) -> float:
-    """log B(a, 1/2), without the cancellation of lgamma for large a (Stirling series of the ratio)."""
-    if a < 40.0:
-        return math.lgamma(a) + math.lgamma(0.5) - math.lgamma(a + 0.5)
-    ratio = 0.5 * math.log(a) - 1 / (8 * a) + 1 / (192 * a**3) - 1 / (640 * a**5) + 17 / (14336 * a**7)
-    return math.lgamma(0.5) - ratio
-
-
-def _beta_fraction(x: float, a: float, b: float) -> float:
-    """The continued fraction of the incomplete beta function, by Lentz's method (Numerical Recipes, 6.4)."""
-    tiny = 1e-300
-    c, d = 1.0, 1.0 - (a + b) * x / (a + 1.0)
-    d = 1.0 / (d if abs(d) > tiny else tiny)
-    h = d
-    for m in range(1, 10_000):
-        for numerator in (
-            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
-            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
-        ):
-            d = 1.0 + numerator * d
-            d = 1.0 / (d if abs(d) > tiny else tiny)
-            c = 1.0 + numerator / c
-            c = c if abs(c) > tiny else tiny
-            h *= d * c
-        if abs(d * c - 1.0) < 1e-15:
-            break
-    return h
-
-
-def _upper_tail(t: float, df: float) -> float:
-    """P(T > t) for t >= 0."""
-    if df > 1e6:  # Wallace (1959): a normal deviate whose error is of the order df**-2; the fraction would be slow
-        z = t if math.isinf(df) else (8 * df + 1) / (8 * df + 3) * math.sqrt(df * math.log1p(t * t / df))
-        return 0.5 * math.erfc(z / math.sqrt(2.0))
-    a, b = 0.5 * df, 0.5
-    log_x = -math.log1p(t * t / df) if t < 1e150 else math.log(df) - 2 * math.log(t)
-    log_y = 2 * math.log(t) - math.log(df) + log_x if t > 0 else -math.inf
-    front = math.exp(a * log_x + b * log_y - _log_beta_half(a))
-    x = math.exp(log_x)
-    if x < (a + 1.0) / (a + b + 2.0):
-        return 0.5 * front * _beta_fraction(x, a, b) / a
-    return 0.5 - 0.5 * front * _beta_fraction(math.exp(log_y), b, a) / b
-
-
-def _density(t: float, df: float) -> float:
-    if math.isinf(df):
-        return _NORMAL.pdf(t)
-    return math.exp(-0.5 * (df + 1) * math.log1p(t * t / df) - 0.5 * math.log(df) - _log_beta_half(0.5 * df))
-
-
-def student_t_cdf(t: float, df: float) -> float:
-    """P(T <= t) of Student's t with `df` > 0 degrees of freedom (not necessarily whole; inf is the normal)."""
-    _check_df(df)
-    return 1.0 - _upper_tail(t, df) if t >= 0 else _upper_tail(-t, df)
-
-
-@lru_cache(maxsize=4096)
-def student_t_ppf(p: float, df: float) -> float:
-    """The quantile t with P(T <= t) = p, 0 < p < 1; relative error below 1e-9.
-
-    Newton's method, on the logarithms in the tail, kept inside a bracket that is halved where a step would leave it.
-    """
-    _check_df(df)
-    if not 0.0 < p < 1.0:
-        raise ValueError(f"p must lie strictly between 0 and 1, not {p}")
-    tail = min(p, 1.0 - p)
-    low, high = 0.0, 1.0
-    while _upper_tail(high, df) > tail and high < 1e300:
-        low, high = high, 2.0 * high
-    t = 0.5 * (low + high)
-    for _ in range(200):
-        found, slope = _upper_tail(t, df), _density(t, df)
-        low, high = (t, high) if found > tail else (low, t)
-        if found > 0.25 or found == 0.0 or slope == 0.0:
-            new = t + (found - tail) / slope if slope else 0.5 * (low + high)
-        else:
-            new = t * math.exp(min(math.log(found / tail) * found / (slope * t), 700.0))
-        new = new if low < new < high else 0.5 * (low + high)
-        if abs(new - t) <= 1e-14 * new:
-            break
-        t = new
-    return math.copysign(t, p - 0.5) if tail < 0.5 else 0.0
-
-
-def _check_df(df: float) -> None:
-    if not df > 0:
-        raise ValueError(f"degrees of freedom must be positive, not {df}")
-
-
-# --- Description of one series ---
 
 
 def quantile(values: Sequence[float] | Values, q: float) -> float:
@@ -170,9 +96,6 @@ def typical_interval(block_medians: Sequence[float] | Values, *, confidence: flo
     return min(low, median(values)), max(high, median(values))
 
 
-# --- Ratios of two arms ---
-
-
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """The ratio candidate / reference with its interval.
@@ -199,35 +122,6 @@ class VariancePrior:
     df: float
 
 
-def _digamma(x: float) -> float:
-    shift = 0.0
-    while x < 10.0:
-        shift, x = shift - 1.0 / x, x + 1.0
-    y = 1.0 / (x * x)
-    return shift + math.log(x) - 0.5 / x - y * (1 / 12 - y * (1 / 120 - y * (1 / 252 - y * (1 / 240 - y / 132))))
-
-
-def _trigamma(x: float) -> float:
-    shift = 0.0
-    while x < 10.0:
-        shift, x = shift + 1.0 / (x * x), x + 1.0
-    y = 1.0 / (x * x)
-    return shift + 1.0 / x + y / 2 + y / x * (1 / 6 - y * (1 / 30 - y * (1 / 42 - y * (1 / 30 - y * 5 / 66))))
-
-
-def _trigamma_inverse(value: float) -> float:
-    """x with trigamma(x) = value > 0, by Newton on 1/trigamma, which is nearly linear (Smyth 2004, appendix)."""
-    x = 0.5 + 1.0 / value
-    for _ in range(50):
-        found = _trigamma(x)
-        slope = (_trigamma(x * (1 + 1e-6)) - _trigamma(x * (1 - 1e-6))) / (2e-6 * x)
-        step = found * (1.0 - found / value) / slope
-        x += step
-        if abs(step) < 1e-10 * x:
-            break
-    return x
-
-
 def variance_prior(variances: Sequence[float], dfs: Sequence[float]) -> VariancePrior | None:
     """The prior of Smyth (2004, section 6.2): moments of the log variances of several cases; None for fewer than three.
 
@@ -237,15 +131,15 @@ def variance_prior(variances: Sequence[float], dfs: Sequence[float]) -> Variance
     used = [(s2, d) for s2, d in zip(variances, dfs, strict=True) if s2 > 0 and math.isfinite(s2) and d > 0]
     if len(used) < 3:
         return None
-    logs = [math.log(s2) - _digamma(d / 2) + math.log(d / 2) for s2, d in used]
+    logs = [math.log(s2) - digamma(d / 2) + math.log(d / 2) for s2, d in used]
     centre = math.fsum(logs) / len(logs)
     spread = math.fsum((e - centre) ** 2 for e in logs) / (len(logs) - 1)
-    excess = spread - math.fsum(_trigamma(d / 2) for _, d in used) / len(used)
+    excess = spread - math.fsum(trigamma(d / 2) for _, d in used) / len(used)
     cap = _PRIOR_WEIGHT * max(d for _, d in used)
     if excess <= 0:
         return VariancePrior(math.exp(centre), cap)
-    df = 2.0 * _trigamma_inverse(excess)
-    return VariancePrior(math.exp(centre + _digamma(df / 2) - math.log(df / 2)), min(df, cap))
+    df = 2.0 * trigamma_inverse(excess)
+    return VariancePrior(math.exp(centre + digamma(df / 2) - math.log(df / 2)), min(df, cap))
 
 
 def _moderate(variance: float, df: float, prior: VariancePrior | None) -> tuple[float, float]:
@@ -382,9 +276,6 @@ def sign_flip_p_value(differences: Sequence[float] | Values, *, seed: int = 0, n
         signs = 1.0 - 2.0 * np.random.default_rng(seed).integers(0, 2, (num_samples, len(d)))
     hits = int(np.count_nonzero(np.abs(signs @ d) >= abs(float(d.sum())) * (1 - 1e-12)))
     return hits / len(signs) if exact else (hits + 1) / (len(signs) + 1)
-
-
-# --- What may be concluded ---
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ GLYPHS: dict[VerdictName, str] = {
     "inconclusive": "? inconclusive",
     "invalid": "✗ invalid",
 }
+QUALITY = frozenset({"ppl", "kl", "top1_agreement"})
 STYLES: dict[VerdictName, str] = {
     "improved": "green",
     "regressed": "red",
@@ -76,11 +77,20 @@ def to_json(value: Any) -> str:
 
 def _csv(table: Table) -> str:
     buffer = io.StringIO()
-    names = list(dict.fromkeys(name for record in table.records for name in record))
+    records = [_flat(record) for record in table.records]
+    names = list(dict.fromkeys(name for record in records for name in record))
     writer = csv.DictWriter(buffer, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(table.records)
+    writer.writerows(records)
     return buffer.getvalue()
+
+
+def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as columns of their own: `metrics.tps.value`."""
+    found: dict[str, Any] = {}
+    for name, value in record.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
 
 
 def _markdown(table: Table) -> str:
@@ -123,7 +133,7 @@ def _width() -> int:
     import shutil
     import sys
 
-    return shutil.get_terminal_size((150, 50)).columns if sys.stdout.isatty() else 150
+    return shutil.get_terminal_size((140, 50)).columns if sys.stdout.isatty() else 140
 
 
 def _colour() -> bool:
@@ -162,15 +172,13 @@ def _bound(value: float) -> str:
 
 def run_table(cases: Sequence[Measured], comparisons: Sequence[Comparison], title: str, notes: Sequence[str]) -> Table:
     """The table of one run: a row per timed case, its headline metric against the reference, its quality beside it."""
-    quality = {(case.model, case.variant): case for case in cases if "ppl" in case.series}
+    quality = {(case.model, case.variant): case for case in cases if not QUALITY.isdisjoint(case.series)}
+    timed = {(case.model, case.variant) for case in cases if not case.workload.startswith("perplexity")}
     versus = {c.candidate.case_id: c for c in comparisons if c.metric == c.candidate.headline}
-    references = {c.reference.case_id: c.reference for c in comparisons}
     first_of = {(c.candidate.group, c.candidate.model, c.candidate.workload): c.reference for c in comparisons}
     columns = [
-        Column("model"),
-        Column("workload"),
         Column("variant"),
-        Column("headline", right=True),
+        Column("value", right=True),
         Column("ratio [95%]", right=True),
         Column("verdict"),
         Column("peak memory", right=True),
@@ -181,27 +189,32 @@ def run_table(cases: Sequence[Measured], comparisons: Sequence[Comparison], titl
         Column("output"),
     ]
     rows, records, styles = [], [], []
-    notes = [*(f"{c.status}: {c.label} {c.variant}: {c.reason}" for c in cases if c.status != "ok"), *notes]
+    failed = [f"{c.status}: {c.label} {c.variant}: {c.reason}" for c in cases if c.status != "ok"]
+    spoiled = sorted({f"invalid: {c.reason}" for c in versus.values() if c.verdict == "invalid"})
+    notes = [*failed, *(spoiled if not failed else ()), *notes]
     previous: tuple[str, str] | None = None
     for case in cases:
-        if "ppl" in case.series or case.workload.startswith("perplexity"):
-            if case.status == "ok":
-                continue
+        if case.workload.startswith("perplexity") and case.status == "ok" and (case.model, case.variant) in timed:
+            continue  # stands beside the timed cases of the same variant
         beside = quality.get((case.model, case.variant))
         comparison = versus.get(case.case_id)
         base = first_of.get((case.group, case.model, case.workload))
         record = _record(case, comparison, beside, base)
         place = (case.model, case.label)
-        names = list(place) if place != previous else ["", ""]
-        previous = place
-        rows.append([*names, *_cells(case, comparison, record, case.case_id in references)])
+        if place != previous:
+            rows.append([f"{case.model}: {case.label}", *[""] * (len(columns) - 1)])
+            styles.append("bold")
+            previous = place
+        is_reference = base is None or base.case_id == case.case_id
+        rows.append(_cells(case, comparison, record, is_reference))
         records.append(record)
         styles.append(STYLES[comparison.verdict] if comparison and case.status == "ok" else "default")
     return Table(title, columns, rows, records, notes, styles)
 
 
-def _value(case: Measured | None, metric: str) -> float | None:
-    return case.series[metric].median if case is not None and metric in case.series else None
+def _divergence(kl: float | None) -> str:
+    """Nats per token; what only rounding makes different from nothing is nothing."""
+    return "-" if kl is None else "0" if kl < 1e-9 else f"{kl:.2g}"
 
 
 def _record(
@@ -223,7 +236,7 @@ def _record(
             for source in (beside, case)
             if source is not None
             for name, series in source.series.items()
-            if source is case or name in ("ppl", "kl", "top1_agreement")
+            if source is case or name in QUALITY
         },
         "trained": case.facts.get("trained"),
         "data_fingerprint": beside.facts.get("data_fingerprint") if beside else None,
@@ -234,21 +247,21 @@ def _record(
 
 def _cells(case: Measured, comparison: Comparison | None, record: Mapping[str, Any], is_reference: bool) -> list[str]:
     if case.status not in ("ok", "not_steady"):
-        return [case.variant, "", "", case.status, *[""] * 6]
+        return ["  " + str(case.variant), "", "", case.status, *[""] * 6]
     values = {name: cell["value"] for name, cell in record["metrics"].items()}
     headline = case.headline
     series = case.series.get(headline) if headline else None
     name = f"{headline} " if headline in ("ttft", "tpot", "step_time") else ""
     same = {True: "same", False: "differs", None: ""}[record["same_output"]]
     return [
-        case.variant,
+        "  " + str(case.variant),
         name + quantity(series.median, series.unit) if series else "-",
-        interval(comparison) if comparison else "1",
-        GLYPHS[comparison.verdict] if comparison else "(reference)",
+        interval(comparison) if comparison else ("1" if is_reference else "-"),
+        GLYPHS[comparison.verdict] if comparison else ("(reference)" if is_reference else "-"),
         quantity(values.get("peak_bytes"), "bytes"),
         quantity(values.get("kv_bytes"), "bytes"),
         f"{values['ppl']:.2f}" if "ppl" in values and record["trained"] else "-",
-        f"{values['kl']:.2g}" if "kl" in values else "-",
+        _divergence(values.get("kl")),
         quantity(values.get("top1_agreement"), "ratio"),
         "" if is_reference else same,
     ]

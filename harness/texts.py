@@ -9,38 +9,55 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.core import ModelSource, UsageError
 
+if TYPE_CHECKING:
+    from minimind.tokenizer import MiniMindTokenizer
 
-def _documents(source: ModelSource) -> list[str]:
-    if source.data is None:
+
+@cache
+def _tokenizer(path: str | None) -> MiniMindTokenizer:
+    from minimind.tokenizer import load_tokenizer
+
+    return load_tokenizer(path)
+
+
+def preload(source: ModelSource) -> None:
+    """Read the tokenizer and the text of a source, so that a process which measures memory has them already."""
+    _tokenizer(source.tokenizer)
+    _documents(source.data)
+
+
+@cache
+def _documents(data: str | None) -> tuple[str, ...]:
+    if data is None:
         from minimind.data.corpus import load_corpus
 
-        return [document.text for document in load_corpus("heldout")]
+        return tuple(document.text for document in load_corpus("heldout"))
     from minimind.data.records import is_jsonl, open_jsonl, read_text
 
-    path = Path(source.data)
+    path = Path(data)
     if not is_jsonl(path):
-        return [read_text(path)]
+        return (read_text(path),)
     records = open_jsonl(path)
     if records.kind != "text":
         turns = (records[index]["conversations"] for index in range(len(records)))
-        return ["\n".join(str(turn.get("content", "")) for turn in conversation) for conversation in turns]
-    return [str(records[index]["text"]) for index in range(len(records))]
+        return tuple("\n".join(str(turn.get("content", "")) for turn in conversation) for conversation in turns)
+    return tuple(str(records[index]["text"]) for index in range(len(records)))
 
 
 def _stream(source: ModelSource, order: random.Random, vocab_size: int) -> Iterator[int]:
-    from minimind.tokenizer import load_tokenizer
-
-    tokenizer = load_tokenizer(source.tokenizer)
+    tokenizer = _tokenizer(source.tokenizer)
     if tokenizer.vocab_size > vocab_size:
         raise UsageError(
             f"the tokenizer has {tokenizer.vocab_size} entries but model '{source.name}' only {vocab_size}; "
             "give the model's own with --tokenizer"
         )
-    documents = _documents(source)
+    documents = list(_documents(source.data))
     order.shuffle(documents)
     for text in documents:
         yield from tokenizer.encode(text)

@@ -27,6 +27,7 @@ from harness.core import Case, CaseFailed, HarnessError, Iteration, ModelSource,
 from harness.ranges import nvtx_range
 from harness.registry import Backend, Engine, Session, backend_of, load_all, options_of
 from harness.telemetry import difference, peak_rss_bytes, reset_peak_rss, rss_bytes, snapshot
+from harness.texts import preload
 
 # A worker is steady when two consecutive thirds of its warm-up differ by no more than this; beyond the cap it is
 # measured all the same and marked `not_steady`.
@@ -146,9 +147,9 @@ def _solo(state: WorkerState, request: dict[str, Any]) -> dict[str, Any]:
         first, second = session.iterate(), session.iterate()
         if case.variant.option("compile") is not None:
             measured["compile_time"] = first.seconds - second.seconds
+        measured |= _stop_memory(state.device, baseline)
     else:
         measured |= session.quality()
-    measured |= _stop_memory(state.device, baseline)
     kv_bytes = getattr(session, "kv_bytes", lambda: None)()
     if kv_bytes is not None:
         measured["kv_bytes"] = float(kv_bytes)
@@ -178,6 +179,10 @@ def _stop_memory(device: str, baseline: int | None) -> dict[str, float]:
 
 def _forked(state: WorkerState, request: dict[str, Any]) -> dict[str, Any]:
     """Answer a solo request in a forked child; its crash is the case's failure, not this worker's."""
+    with contextlib.suppress(ValueError, OSError, HarnessError):  # the child meets the same error and reports it
+        preload(ModelSource(**request["source"]))
+    for module in backend_of(Variant.parse(request["variant"])).preload:
+        importlib.import_module(module)
     reader, writer = os.pipe()
     sys.stderr.flush()
     child = os.fork()

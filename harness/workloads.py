@@ -38,7 +38,7 @@ workload(
 )
 workload(
     "perplexity",
-    defaults={"batch": 8, "length": 192, "prefill": 128},
+    defaults={"batch": 8, "length": 160, "prefill": 128},
     label="perplexity {batch}x{length}",
     headline="ppl",
     doc="Held-out text through the variant's own cache: `prefill` tokens at once, the rest one by one; beside the "

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.core import CaseFailed, Iteration, ModelSource, Unsupported, Workload
 from harness.ranges import nvtx_range
@@ -146,6 +147,39 @@ class TorchEngine(ABC):
             torch.cuda.synchronize(self.device)
 
 
+class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what reaches the dispatcher, by operator name: exact, and cheap where nothing is compiled."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counts: dict[str, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name
+        self.counts[name] = self.counts.get(name, 0) + 1
+        return func(*args, **(kwargs or {}))
+
+
+def profiled_operations(step: Callable[[], None]) -> dict[str, Any]:
+    """Operations by name through torch's profiler, which sees compiled kernels too, and kernel launches on CUDA."""
+    from torch.autograd import DeviceType  # type: ignore[attr-defined]
+    from torch.profiler import ProfilerActivity, profile
+
+    cuda = torch.cuda.is_available()
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as profiler:
+        step()
+        if cuda:
+            torch.cuda.synchronize()
+    counts: dict[str, int] = {}
+    launches = 0
+    for event in profiler.events() or ():
+        if event.device_type == DeviceType.CUDA:
+            launches += 1
+        else:
+            counts[event.name] = counts.get(event.name, 0) + 1
+    return {"operations": dict(sorted(counts.items())), **({"launches_per_step": launches} if cuda else {})}
+
+
 class TorchSession(ABC):
     """One workload on one engine. `outputs` are the greedy tokens of the last iteration, where there are any."""
 
@@ -178,25 +212,13 @@ class TorchSession(ABC):
 
     def facts(self) -> dict[str, Any]:
         """The engine's facts, the operations of one step by name, and a digest of the greedy tokens."""
-        from torch.autograd import DeviceType  # type: ignore[attr-defined]
-        from torch.profiler import ProfilerActivity, profile
-
-        activities = [ProfilerActivity.CPU]
-        if self.engine.device.type == "cuda":
-            activities.append(ProfilerActivity.CUDA)
-        with profile(activities=activities) as profiler:
-            self.step()
-            self.engine.synchronize()
-        counts: dict[str, int] = {}
-        launches = 0
-        for event in profiler.events() or ():
-            if event.device_type == DeviceType.CUDA:
-                launches += 1
-            else:
-                counts[event.name] = counts.get(event.name, 0) + 1
-        facts = {**self.engine.facts(), "operations": dict(sorted(counts.items()))}
-        if self.engine.device.type == "cuda":
-            facts["launches_per_step"] = launches
+        facts = self.engine.facts()
+        if self.engine.device.type == "cuda" or facts.get("compiled_graphs"):
+            facts |= profiled_operations(self.step)
+        else:
+            with OperationCounter() as counter:
+                self.step()
+            facts["operations"] = dict(sorted(counter.counts.items()))
         if self.outputs is not None:
             facts["outputs"] = hashlib.sha256(str(self.outputs.tolist()).encode()).hexdigest()[:16]
         return facts
@@ -266,9 +288,10 @@ class DecodeSession(TorchSession):
         """The loop as anyone would write it by hand, for the `overhead` suite."""
         forward, state = self.engine.forward, self.state
         start = time.perf_counter_ns()
-        for _ in range(self.new_tokens):
-            logits = forward(tokens[-1], state)
-            tokens.append(logits[:, -1].argmax(dim=-1, keepdim=True))
+        with self.engine.computing():
+            for _ in range(self.new_tokens):
+                logits = forward(tokens[-1], state)
+                tokens.append(logits[:, -1].argmax(dim=-1, keepdim=True))
         if self.engine.device.type == "cuda":
             torch.cuda.synchronize()
         return Iteration(start, time.perf_counter_ns())
@@ -362,7 +385,7 @@ class PerplexitySession(TorchSession):
         batch, length = self.ids.shape
         state = engine.new_state(batch, length)
         cut = min(self.workload["prefill"], length - 1)
-        pieces = [self.ids[:, :cut], *torch.split(self.ids[:, cut : length - 1], 1, dim=1)]
+        pieces = [self.ids[:, :cut], *(self.ids[:, place : place + 1] for place in range(cut, length - 1))]
         for piece in pieces:
             with engine.computing():
                 logits = engine.forward(piece, state)

@@ -6,17 +6,18 @@ engine.session(Workload.parse("decode(batch=1,context=128,new_tokens=32)")).iter
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from harness.backends._sessions import TorchEngine
 from harness.core import REFERENCE, HarnessError, ModelSource, Variant, one_of
 from harness.registry import options_of
+from harness.telemetry import usable_cpus
 from minimind.assets import embedded_checkpoint
 from minimind.attention import convert_heads
 from minimind.checkpoint import load_weights
@@ -78,6 +79,15 @@ def weights_of(source: ModelSource, seed: int) -> tuple[MiniMindConfig, Weights]
     return config, dict(MiniMindForCausalLM(config).state_dict())
 
 
+class _NoInit(TorchFunctionMode):
+    """Leaves new parameters as they are. On meta their random start would be worth nothing and import half of torch."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
 class MiniMindEngine(TorchEngine):
     """MiniMind in one variant."""
 
@@ -90,14 +100,16 @@ class MiniMindEngine(TorchEngine):
         for declared, value in chosen:
             if declared.stage == "config":
                 declared.apply(build, value)
-        build.model = MiniMindForCausalLM(build.config)
-        build.model.load_state_dict(build.weights)
+        # On meta first, then the loaded tensors themselves: the weights are never in memory twice.
+        with torch.device("meta"), _NoInit():
+            build.model = MiniMindForCausalLM(build.config)
+        build.model.load_state_dict(build.weights, assign=True)
         build.model.eval().to(self.device)
         for declared, value in chosen:
             if declared.stage not in ("backend", "config"):
                 declared.apply(build, value)
         build.weights = {}
-        torch.set_num_threads(build.threads or os.cpu_count() or 1)
+        torch.set_num_threads(build.threads or len(usable_cpus()))
         self.build, self.config = build, build.config
         self.model = build.built()
         self.autocast, self.bare_loop = build.autocast, build.bare_loop

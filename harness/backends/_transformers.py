@@ -6,7 +6,6 @@ MiniMind2's mixture of experts has no twin there.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +26,7 @@ from harness.backends._sessions import TorchEngine
 from harness.backends._torch import MiniMindEngine, weights_of
 from harness.core import REFERENCE, ModelSource, Unsupported, Variant
 from harness.registry import options_of
+from harness.telemetry import usable_cpus
 from minimind.config import MiniMindConfig
 
 
@@ -86,12 +86,17 @@ class TransformersEngine(TorchEngine):
         self.device = torch.device(device)
         self.config, weights = weights_of(source, source.seed)
         model = twin(self.config)
-        model.load_state_dict(weights)
+        if self.config.tie_word_embeddings:  # a file may hold the shared matrix under either of its names
+            names = ("lm_head.weight", "model.embed_tokens.weight")
+            shared = next(weights[name] for name in names if name in weights)
+            weights = {**weights, **dict.fromkeys(names, shared)}
+        model.load_state_dict(weights, assign=True)
+        model.tie_weights()
         model.train(False).to(self.device)
         build = Build(model)
         for declared, value in options_of(variant):
             declared.apply(build, value)
-        torch.set_num_threads(build.threads or os.cpu_count() or 1)
+        torch.set_num_threads(build.threads or len(usable_cpus()))
         self.build, self.model, self.autocast = build, build.model, build.autocast
 
     def new_state(self, batch: int, max_length: int) -> Any:
@@ -100,8 +105,8 @@ class TransformersEngine(TorchEngine):
     def rewind(self, state: Any, length: int) -> None:
         if length == 0:
             state.layers.clear()
-        else:
-            state.crop(length)
+        elif (surplus := state.get_seq_length() - length) > 0:
+            state.crop(-surplus)
 
     def kv_bytes(self, state: Any) -> int:
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in state.layers)

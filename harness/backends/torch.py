@@ -27,5 +27,6 @@ backend(
         control=_control,
         doc="MiniMind's reference model in PyTorch, with every axis.",
         packages=("torch",),
+        preload=("harness.backends._torch", "torch._dynamo"),  # counting operations needs the latter
     )
 )

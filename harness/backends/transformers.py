@@ -28,5 +28,6 @@ backend(
         doc="Hugging Face Transformers' model of the same architecture and weights, eager, DynamicCache, SDPA.",
         axes=frozenset({"precision", "threads", "control"}),
         packages=("transformers",),
+        preload=("harness.backends._transformers", "torch._dynamo"),
     )
 )

@@ -253,12 +253,12 @@ def test_inspect_shows_costs_modules_and_operations(folder: Path, capsys: pytest
 @needs_embedded
 def test_the_embedded_model_knows_python(capsys: pytest.CaptureFixture[str]) -> None:
     assert EMBEDDED_WEIGHTS.stat().st_size < 8_000_000
-    assert main(["generate", "--prompt", "import os\n\ndef ", "--max-new-tokens", "24"]) == 0
-    assert "(" in capsys.readouterr().out
+    assert main(["generate", "--prompt", "def __init__(self", "--max-new-tokens", "8"]) == 0
+    assert "):\n        " in capsys.readouterr().out
     with safe_open(EMBEDDED_WEIGHTS, framework="pt") as file:
         metadata = file.metadata()
     assert metadata["tokenizer_fingerprint"] == load_tokenizer().fingerprint
     assert main(["eval", "--max-rows", "16", "-o", "json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["data_fingerprint"] == corpus_fingerprint("heldout")
-    assert facts["perplexity"] < 200
+    assert facts["perplexity"] < 150  # these rows; a smoothed bigram model has 106 on all rows, random weights 6,700

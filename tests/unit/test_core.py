@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -66,10 +67,8 @@ def test_with_choice_sets_one_axis_and_no_other(variant: Variant, axis: str, opt
 @given(st.text(max_size=20))
 def test_any_text_is_read_or_refused_with_a_usage_error(text: str) -> None:
     for read in (Variant.parse, Workload.parse, parse_pair):
-        try:
+        with contextlib.suppress(UsageError):
             read(text)
-        except UsageError as error:
-            assert str(error)
 
 
 def test_the_reference_is_the_empty_variant() -> None:

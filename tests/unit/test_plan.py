@@ -144,7 +144,7 @@ def test_extra_arms_go_when_an_axis_is_asked_for() -> None:
 def test_unknown_names_of_axes_and_options_are_refused() -> None:
     with pytest.raises(UsageError, match="unknown axis 'kb'"):
         with_axes(grid(), {"kb": ("prealloc",)})
-    with pytest.raises(UsageError, match="unknown option of axis kv 'ring'. Known: cat, prealloc"):
+    with pytest.raises(UsageError, match=r"unknown option of axis kv 'ring'\. Known: cat, prealloc"):
         with_axes(grid(), {"kv": ("ring",)})
 
 

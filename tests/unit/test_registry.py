@@ -170,9 +170,9 @@ def test_options_come_in_stage_order_whatever_the_order_written() -> None:
 
 def test_a_workload_takes_its_defaults_and_refuses_the_unknown() -> None:
     assert str(resolve_workload(Workload.parse("decode(context=8)"))) == "decode(batch=1,context=8,new_tokens=32)"
-    with pytest.raises(UsageError, match="unknown workload 'decide'. Did you mean 'decode'"):
+    with pytest.raises(UsageError, match=r"unknown workload 'decide'\. Did you mean 'decode'"):
         resolve_workload(Workload.of("decide"))
-    with pytest.raises(UsageError, match="parameter of workload decode 'contxt'.* Known: batch, context, new_tokens"):
+    with pytest.raises(UsageError, match=r"parameter of workload decode 'contxt'.* Known: batch, context, new_tokens"):
         resolve_workload(Workload.of("decode", contxt=8))
     with pytest.raises(UsageError, match="parameter batch of workload decode must be at least 1, not 0"):
         resolve_workload(Workload.of("decode", batch=0))

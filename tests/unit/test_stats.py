@@ -43,8 +43,6 @@ def estimate(
     return Estimate(ratio, low, high, 0.95, num_blocks, sd, df, "t")
 
 
-# --- Student's t ---
-
 # t with 97.5% and 99.5% below it, from the tables in any textbook.
 TABLE: dict[float, tuple[float, float]] = {
     1: (12.706, 63.657),
@@ -90,9 +88,6 @@ def test_t_refuses_what_has_no_meaning() -> None:
         student_t_cdf(0.0, math.nan)
 
 
-# --- quantiles, noise, one series ---
-
-
 @given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=30), st.floats(0, 1))
 def test_quantile_is_numpys(values: list[float], q: float) -> None:
     assert quantile(values, q) == pytest.approx(float(np.quantile(values, q)), rel=1e-12, abs=1e-6)
@@ -127,9 +122,6 @@ def test_typical_interval() -> None:
     skewed = [1.0] * 90 + [100.0] * 60
     low, high = typical_interval(skewed)
     assert low <= median(skewed) <= high
-
-
-# --- paired ratios ---
 
 
 def test_paired_ratio_is_the_t_interval_of_the_logs() -> None:
@@ -191,9 +183,6 @@ def test_independent_ratio_is_welchs() -> None:
     assert (same.low, same.ratio, same.high) == (1.0, 1.0, 1.0)
 
 
-# --- the variance prior ---
-
-
 def test_prior_finds_the_distribution_that_variances_came_from() -> None:
     rng = np.random.default_rng(0)
     truth = 0.02**2 * 6 / rng.chisquare(6, 5000)
@@ -229,9 +218,6 @@ def test_a_prior_widens_a_lucky_case_and_never_shrinks_a_noisy_one() -> None:
     alone, helped = paired_log_ratio(reference, lucky), paired_log_ratio(reference, lucky, prior=prior)
     assert helped.high / helped.low > alone.high / alone.low and helped.method == "moderated t" and helped.df == 12.0
     assert paired_log_ratio(reference, noisy, prior=prior) == paired_log_ratio(reference, noisy)
-
-
-# --- many blocks ---
 
 
 def test_bca_agrees_with_scipy() -> None:
@@ -273,9 +259,6 @@ def test_sign_flip() -> None:
     assert sign_flip_p_value(x) == pytest.approx(expected)
     y = np.random.default_rng(1).normal(0.4, 1.0, 30)
     assert sign_flip_p_value(y) == pytest.approx(float(scipy_stats.ttest_1samp(y, 0).pvalue), abs=0.01)
-
-
-# --- verdicts ---
 
 
 @pytest.mark.parametrize(
@@ -333,9 +316,6 @@ def test_blocks_to_decide_is_the_fewest_that_would(shift: float, sd: float, num_
         assert verdict(of(found.blocks_to_decide), margin=0.01, better="lower").name != "inconclusive"
         if found.blocks_to_decide > num_blocks + 1:
             assert verdict(of(found.blocks_to_decide - 1), margin=0.01, better="lower").name == "inconclusive"
-
-
-# --- machines whose truth is known ---
 
 
 def arms(
