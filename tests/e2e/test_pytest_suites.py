@@ -96,7 +96,6 @@ def test_an_axis_filters_and_faults_fail_with_their_reason(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("--axis", "kw=cat"), "unknown axis 'kw'"),
         (("--axis", "kv=ring"), "unknown option of axis kv 'ring'"),
         (("--device", "tpu"), "unknown device 'tpu'"),
     ],

@@ -123,6 +123,7 @@ def test_every_option_keeps_its_promise_in_bf16(text: str, source: ModelSource) 
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch\\.jit.*:DeprecationWarning")  # torch's own compiler still uses it
 def test_compiling_keeps_its_promise(small: ModelSource) -> None:
     if (reason := why_unsupported(Variant.parse("compile=default"), capabilities("cpu"))) is not None:
         pytest.skip(reason)
@@ -177,6 +178,13 @@ def test_evidence_holds_where_the_option_ran_and_fails_where_it_did_not(kind: st
         proof = OPTIONS[text].evidence
         assert proof is not None and not proof(plain), f"{text} is proved by the reference's own facts"
         assert proof(engine(small, text).session(WORKLOADS[kind]).facts()), f"{text} ran without evidence in {kind}"
+
+
+def test_asking_for_fused_attention_is_no_evidence_of_it(small: ModelSource) -> None:
+    """The explicit softmax of a cached step gives it away."""
+    proof = OPTIONS["sdpa=fused"].evidence
+    plain = engine(small, "reference").session(WORKLOADS["decode"]).facts()
+    assert proof is not None and not proof({**plain, "attention": "fused"})
 
 
 def test_every_option_that_changes_something_has_evidence() -> None:
