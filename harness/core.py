@@ -189,9 +189,13 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How much is measured. A slice ends when both its minimum time and its minimum iterations are reached."""
+    """How much is measured. A slice ends when both its minimum time and its minimum iterations are reached.
+
+    `passes`: how often a block goes through its arms, each time in order and then in the reverse of it (ABBA).
+    """
 
     blocks: int = 6
+    passes: int = 1
     slice_seconds: float = 0.25
     min_iterations: int = 3
     warmup_seconds: float = 0.25

@@ -46,6 +46,6 @@ def estimate_seconds(plan: Plan) -> float:
         for case in timed:
             one = iteration_seconds(case, cores)
             block += max(sampling.warmup_seconds, one * sampling.min_iterations) + one
-            block += 2 * (0.05 + max(sampling.slice_seconds, one * sampling.min_iterations))
+            block += 2 * sampling.passes * (0.05 + max(sampling.slice_seconds, one * sampling.min_iterations))
         total += sampling.blocks * block + sum(_SOLO + 3 * iteration_seconds(case, cores) for case in live)
     return total

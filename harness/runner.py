@@ -160,7 +160,7 @@ class Runner:
                 worker.close()
 
     def _count_units(self) -> int:
-        turns = 2 * self.plan.sampling.blocks
+        turns = 2 * self.plan.sampling.passes * self.plan.sampling.blocks
         return sum(len(group.cases) + turns * len(self._live(group)) for group in self.plan.groups)
 
     def _advance(self, text: str, units: int = 1) -> None:
@@ -267,7 +267,7 @@ class Runner:
             places = list(dict.fromkeys((case.model, case.workload) for case in cases))
             first = order_of(block, len(arms), self.plan.seed)
             for model, workload in places:
-                for turn, position in enumerate((*first, *reversed(first))):
+                for turn, position in enumerate((*first, *reversed(first)) * self.plan.sampling.passes):
                     case = Case(workload, model, arms[position])
                     self._advance(f"block {block + 1}/{self.plan.sampling.blocks}: {case}")
                     if case.case_id in workers:

@@ -133,7 +133,7 @@ def _width() -> int:
     import shutil
     import sys
 
-    return shutil.get_terminal_size((140, 50)).columns if sys.stdout.isatty() else 140
+    return shutil.get_terminal_size((150, 50)).columns if sys.stdout.isatty() else 150
 
 
 def _colour() -> bool:

@@ -15,7 +15,6 @@ import importlib
 import json
 import os
 import signal
-import statistics
 import sys
 import time
 import traceback
@@ -29,10 +28,11 @@ from harness.registry import Backend, Engine, Session, backend_of, load_all, opt
 from harness.telemetry import difference, peak_rss_bytes, reset_peak_rss, rss_bytes, snapshot
 from harness.texts import preload
 
-# A worker is steady when two consecutive thirds of its warm-up differ by no more than this; beyond the cap it is
+# A worker is steady when the best time of the last third of its warm-up is no more than this below that of the third
+# before: noise only ever adds time, so the best times show whether something still gets faster. Beyond the cap it is
 # measured all the same and marked `not_steady`.
 STEADY_TOLERANCE = 0.10
-WARMUP_CAP = 4.0
+WARMUP_CAP = 3.0
 
 
 @dataclass(slots=True)
@@ -80,8 +80,8 @@ def warm_up(session: Session, seconds: float, min_iterations: int) -> tuple[list
             continue
         last = [iteration.seconds for iteration in done[1:] or done]
         third = max(len(last) // 3, 1)
-        newest = statistics.median(last[-third:])
-        before = statistics.median(last[-2 * third : -third] or last[-third:])
+        newest = min(last[-third:])
+        before = min(last[-2 * third : -third] or last[-third:])
         if before / newest - 1.0 <= STEADY_TOLERANCE:
             return done, True
         if elapsed > WARMUP_CAP * seconds and len(done) >= WARMUP_CAP * min_iterations:
@@ -99,6 +99,8 @@ def _open(state: WorkerState, request: dict[str, Any]) -> dict[str, Any]:
     with nvtx_range("warm-up"):
         warm, steady = warm_up(session, request["seconds"], request["iterations"])
     state.sessions[request["case_id"]] = session
+    gc.collect()
+    gc.freeze()  # what stays for the worker's life is not walked again
     return {
         "load_time": load_time,
         "warmup": [_raw(iteration) for iteration in warm],
@@ -113,7 +115,6 @@ def _slice(state: WorkerState, request: dict[str, Any]) -> dict[str, Any]:
     assert state.control is not None
     control = state.control()
     done: list[Iteration] = []
-    gc.collect()
     gc.disable()
     try:
         before = snapshot(state.device)
@@ -124,6 +125,7 @@ def _slice(state: WorkerState, request: dict[str, Any]) -> dict[str, Any]:
         after = snapshot(state.device)
     finally:
         gc.enable()
+        gc.collect()
     readings = {name: list(value) for name, value in difference(before, after).items()}
     return {"control": control, "iterations": [_raw(iteration) for iteration in done], "telemetry": readings}
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core import Grid, ModelSource, Sampling, Suite, Unsupported, Variant, Workload
-from harness.registry import Backend, Engine, backend
+from harness.registry import Backend, Engine, backend, suite
 
 FOLDER = Path(__file__).resolve().parents[2] / ".upstream"
 
@@ -114,9 +114,9 @@ SUITE = Suite(
             Grid(
                 models=("minimind2-small", "minimind-3"),
                 workloads=(
-                    Workload.of("prefill", context=512),
-                    Workload.of("decode", context=128, new_tokens=16),
-                    Workload.of("train_step", batch=2, length=128),
+                    Workload.of("prefill", context=128),
+                    Workload.of("decode", context=128, new_tokens=8),
+                    Workload.of("train_step", batch=2, length=64),
                     Workload.of("perplexity", batch=2, length=64, prefill=48),
                 ),
                 axes={"backend": ("upstream", "torch")},
@@ -124,5 +124,29 @@ SUITE = Suite(
         )
     },
     metrics=("ttft", "tps", "tpot", "train_tps", "peak_bytes", "kl", "top1_agreement"),
-    sampling=Sampling(blocks=8, slice_seconds=0.5, min_iterations=2, warmup_seconds=0.5),
+    sampling=Sampling(blocks=6, passes=3, slice_seconds=0.2, min_iterations=1, warmup_seconds=0.2),
+)
+
+suite(
+    Suite(
+        name="composition",
+        doc="The best composition of options against Transformers' eager model of the same weights, fp32.",
+        grids={
+            "cpu": (
+                Grid(
+                    models=("minimind2-small",),
+                    workloads=(
+                        Workload.of("decode", context=1000, new_tokens=8),
+                        Workload.of("decode", context=128, new_tokens=8),
+                        Workload.of("prefill", context=128),
+                        Workload.of("perplexity", batch=2, length=64, prefill=48),
+                    ),
+                    axes={"backend": ("transformers", "torch")},
+                    extra=(Variant.parse("kv=prealloc sdpa=fused"), Variant.parse("kv=prealloc norm=fused sdpa=fused")),
+                ),
+            )
+        },
+        metrics=("ttft", "tps", "tpot", "peak_bytes", "kl", "top1_agreement"),
+        sampling=Sampling(blocks=5, passes=3, slice_seconds=0.15, min_iterations=1, warmup_seconds=0.15),
+    )
 )
