@@ -328,22 +328,29 @@ def _load_builtin() -> None:
         _import_children(package)
 
 
+# What running somebody's module can raise through a mistake in it, other than our own errors, which say it better.
+_PLUGIN_MISTAKES = (ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, LookupError, OSError)
+
+
+def _plugin_module(name: str) -> Any:
+    if not name.endswith(".py"):
+        return importlib.import_module(name)
+    path = Path(name)
+    spec = importlib.util.spec_from_file_location(f"harness_plugin_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
 @cache
 def _load_plugin(name: str) -> None:
-    if name.endswith(".py"):
-        path = Path(name)
-        if not path.is_file():
-            raise UsageError(f"plugin '{name}' is not a file")
-        spec = importlib.util.spec_from_file_location(f"harness_plugin_{path.stem}", path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-    else:
-        try:
-            module = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            raise UsageError(f"plugin '{name}' cannot be imported: {error}; give a module or a .py file") from error
+    try:
+        module = _plugin_module(name)
+    except _PLUGIN_MISTAKES as error:
+        what = f"{type(error).__name__}: {error}"
+        raise UsageError(f"plugin '{name}' cannot be loaded: {what}; give a module or a .py file") from error
     declared = getattr(module, "SUITE", None)
     if isinstance(declared, Suite) and SUITES.get(declared.name) is not declared:
         suite(declared)

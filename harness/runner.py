@@ -116,7 +116,10 @@ def order_of(block: int, count: int, seed: int) -> list[int]:
 def machine_lock() -> Iterator[None]:
     """Held while a block runs, so that two runs at once on one machine take turns instead of disturbing each other."""
     path = Path(tempfile.gettempdir()) / "minimind-bench.lock"
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
+    except PermissionError:  # another user's file in a sticky folder: it may not be created again, but it can be locked
+        handle = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

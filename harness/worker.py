@@ -96,7 +96,7 @@ def _open(state: WorkerState, request: dict[str, Any]) -> dict[str, Any]:
     session = engine.session(case.workload)
     if state.control is None:
         state.control = backend_of(case.variant).control(state.device)
-    with nvtx_range("warm-up"):
+    with nvtx_range(f"warm-up/{case}"):
         warm, steady = warm_up(session, request["seconds"], request["iterations"])
     state.sessions[request["case_id"]] = session
     gc.collect()
