@@ -157,6 +157,8 @@ def block_value(turns: Mapping[int, Sequence[float]]) -> float:
     spread of block differences fell from 11.5% to 8.6% and from 22.8% to 17.6%).
     """
     medians = [statistics.median(values) for values in turns.values()]
+    if len(medians) == 1:
+        return medians[0]
     positive = all(value > 0 and math.isfinite(value) for value in medians)
     return statistics.geometric_mean(medians) if positive else statistics.fmean(medians)
 

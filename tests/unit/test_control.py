@@ -19,13 +19,19 @@ def test_the_same_machine_has_not_moved() -> None:
 
 
 def test_a_slower_piece_is_named_with_its_factor() -> None:
-    reason = control_moved([QUIET] * 5, scaled(copy=1.7, matmul_fp32=3.0))
-    assert reason is not None and "matmul_fp32" in reason and "3.00 times slower" in reason
+    reason = control_moved([QUIET] * 5, scaled(copy=3.2, matmul_fp32=6.0))
+    assert reason is not None and "matmul_fp32" in reason and "6.00 times slower" in reason
 
 
 def test_a_faster_machine_has_moved_too() -> None:
-    reason = control_moved([QUIET] * 5, scaled(matmul_bf16=1 / 3))
-    assert reason is not None and "matmul_bf16" in reason and "faster" in reason
+    reason = control_moved([QUIET] * 5, scaled(matmul_fp32=1 / 4))
+    assert reason is not None and "matmul_fp32" in reason and "faster" in reason
+
+
+def test_the_modes_of_amx_and_a_shared_core_are_noise() -> None:
+    """bf16 products flip between two speeds by themselves; what is judged may differ by less than three times."""
+    assert control_moved([QUIET] * 5, scaled(matmul_bf16=1 / 4)) is None
+    assert control_moved([QUIET] * 5, scaled(tiny=2.2, matmul_fp32=1 / 2.2)) is None
 
 
 def test_one_bad_control_in_the_history_does_not_move_the_median() -> None:

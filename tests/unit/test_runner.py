@@ -176,14 +176,14 @@ def test_a_control_that_moved_spoils_its_slice(tmp_path: Path) -> None:
     def script(worker: Stub, request: dict[str, Any]) -> dict[str, Any]:
         answer = plain(worker, request)
         if asked_for(request, "slice", "prealloc") and "/block 3/" in request["label"]:
-            answer["control"] = {"tiny": 2.1e-3}
+            answer["control"] = {"tiny": 4.1e-3}
         return answer
 
     play(script)
     lab.run()
     assert lab.state("reference").invalid_blocks == {}
     reasons = lab.state("kv=prealloc").invalid_blocks
-    assert set(reasons) == {3} and "control tiny" in reasons[3] and "2.10 times slower" in reasons[3]
+    assert set(reasons) == {3} and "control tiny" in reasons[3] and "4.10 times slower" in reasons[3]
 
 
 # --- deaths and failures ---
