@@ -336,6 +336,8 @@ def _plugin_module(name: str) -> Any:
     if not name.endswith(".py"):
         return importlib.import_module(name)
     path = Path(name)
+    if not path.is_file():
+        raise UsageError(f"plugin '{name}' is not a file")
     spec = importlib.util.spec_from_file_location(f"harness_plugin_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -259,7 +259,7 @@ def test_a_plugin_may_register_its_suite_itself(tmp_path: Path) -> None:
 
 
 def test_a_plugin_that_is_not_there_or_takes_a_name_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"plugin 'no/such\.py' cannot be loaded"):
+    with pytest.raises(UsageError, match=r"plugin 'no/such\.py' is not a file"):
         registry.load_all(("no/such.py",))
     with pytest.raises(UsageError, match="plugin 'no_such_module' cannot be loaded"):
         registry.load_all(("no_such_module",))
