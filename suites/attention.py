@@ -28,5 +28,5 @@ SUITE = Suite(
         "tps", "tpot", "ttft", "prefill_tps", "mfu", "mbu", "peak_bytes", "reserved_bytes", "kv_bytes", "ppl", "kl",
         "top1_agreement",
     ),
-    sampling=Sampling(blocks=6),
+    sampling=Sampling(blocks=6, passes=2, min_iterations=1),
 )  # fmt: skip

@@ -22,5 +22,5 @@ SUITE = Suite(
         "cuda": (_grid("minimind-3", (128, 1000, 4000), 64),),
     },
     metrics=("tps", "tpot", "mbu", "peak_bytes", "reserved_bytes", "kv_bytes", "ppl", "kl", "top1_agreement"),
-    sampling=Sampling(blocks=8),
+    sampling=Sampling(blocks=8, passes=2, min_iterations=1),
 )

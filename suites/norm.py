@@ -21,5 +21,5 @@ SUITE = Suite(
     doc="Native against fused RMSNorm in decode (dispatch-bound) and prefill (bandwidth-bound).",
     grids={"cpu": (_grid("minimind2-small", 512, 4),), "cuda": (_grid("minimind-3", 2048, 32),)},
     metrics=("tps", "tpot", "ttft", "prefill_tps", "mfu", "mbu", "peak_bytes", "ppl", "kl", "top1_agreement"),
-    sampling=Sampling(blocks=8),
+    sampling=Sampling(blocks=8, passes=2, min_iterations=1),
 )

@@ -16,5 +16,5 @@ SUITE = Suite(
     doc="Harness against a bare loop (must stay within 1%), and the reference against itself.",
     grids={"cpu": (_grid(16),), "cuda": (_grid(128),)},
     metrics=("tps", "tpot", "peak_bytes"),
-    sampling=Sampling(blocks=8),
+    sampling=Sampling(blocks=8, passes=2, min_iterations=1),
 )
