@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.core import Better, Variant, VerdictName, Workload, one_of
+from harness.core import SOLO_BLOCK, Better, Variant, VerdictName, Workload, one_of
 from harness.registry import METRICS, WORKLOADS, resolve_variant, workload_label
 from harness.schema import RunRow
 from harness.stats import (
@@ -182,7 +182,7 @@ def measured_cases(store: Store, run_id: str) -> list[Measured]:
             metric: Series(
                 {block: block_value(turns) for block, turns in blocks.items() if block not in invalid},
                 units[metric],
-                single=set(blocks) == {-1},
+                single=set(blocks) == {SOLO_BLOCK},
             )
             for metric, blocks in by_case.get(row["case_id"], {}).items()
             if set(blocks) - invalid

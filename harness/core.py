@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 SCHEMA_VERSION = 1
+SOLO_BLOCK = -1  # the block number of what the solo pass measured
 
 Status = Literal["ok", "skipped", "failed", "oom", "timeout", "wrong", "not_steady"]
 VerdictName = Literal["improved", "regressed", "equivalent", "inconclusive", "invalid"]

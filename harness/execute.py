@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from harness.core import CaseFailed, HarnessError, ModelSource, Sampling, UsageError, Variant
+from harness.core import SOLO_BLOCK, CaseFailed, HarnessError, ModelSource, Sampling, UsageError, Variant
 from harness.machine import capabilities, checkout, fingerprint, inspect_machine, preflight, versions
 from harness.peaks import Peak
 from harness.plan import Plan, make_plan
 from harness.process import WorkerProcess
 from harness.registry import Work, load_all
-from harness.runner import SOLO_BLOCK, CaseState, Progress, Runner, new_states
+from harness.runner import CaseState, Progress, Runner, new_states
 from harness.schema import PeakRow, RunRow
 from harness.store import RunWriter, Store
 from harness.telemetry import usable_cpus

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.control import control_moved
-from harness.core import Case, CaseFailed, Iteration, Phase, Reading, Sample, Status
+from harness.core import SOLO_BLOCK, Case, CaseFailed, Iteration, Phase, Reading, Sample, Status
 from harness.peaks import Peak, peak_bandwidth, peak_flops
 from harness.plan import Group, Plan
 from harness.process import WorkerProcess
@@ -29,7 +29,6 @@ from harness.schema import CaseRow
 from harness.store import RunWriter
 from harness.telemetry import busy_neighbour, usable_cpus
 
-SOLO_BLOCK = -1
 RETRIES_PER_BLOCK = 6  # disturbed slices that are repeated; a machine that stays busy must not hold a run up for ever
 PAUSE_SECONDS = 1.0
 START_SECONDS = 120.0  # for a worker's imports, whatever time the user gives one step of a case

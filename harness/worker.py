@@ -90,10 +90,7 @@ def warm_up(session: Session, seconds: float, min_iterations: int) -> tuple[list
 
 def _open(state: WorkerState, request: dict[str, Any]) -> dict[str, Any]:
     case = case_from(request)
-    started = time.perf_counter()
-    engine = _engine(state, case, ModelSource(**request["source"]))
-    load_time = time.perf_counter() - started
-    session = engine.session(case.workload)
+    session = _engine(state, case, ModelSource(**request["source"])).session(case.workload)
     if state.control is None:
         state.control = backend_of(case.variant).control(state.device)
     with nvtx_range(f"warm-up/{case}"):
@@ -102,7 +99,6 @@ def _open(state: WorkerState, request: dict[str, Any]) -> dict[str, Any]:
     gc.collect()
     gc.freeze()  # what stays for the worker's life is not walked again
     return {
-        "load_time": load_time,
         "warmup": [_raw(iteration) for iteration in warm],
         "steady": steady,
         "work": asdict(session.work),

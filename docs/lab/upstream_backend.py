@@ -13,10 +13,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from harness.control import make_control
 from harness.core import Grid, ModelSource, Sampling, Suite, Unsupported, Variant, Workload
 from harness.registry import Backend, Engine, backend, suite
 
@@ -88,17 +88,11 @@ def _load(source: ModelSource, variant: Variant, device: str, seed: int) -> Engi
     return UpstreamEngine()
 
 
-def _control(device: str) -> Callable[[], dict[str, float]]:
-    from harness.control import make_control
-
-    return make_control(device)
-
-
 backend(
     Backend(
         name="upstream",
         load=_load,
-        control=_control,
+        control=make_control,
         doc="Upstream MiniMind's own model code (not shipped; see docs/lab/upstream_backend.py).",
         axes=frozenset({"control"}),
         packages=("transformers",),

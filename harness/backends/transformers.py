@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from harness.control import make_control
 from harness.core import ModelSource, Variant
 from harness.registry import Backend, Engine, backend
 
@@ -14,17 +13,11 @@ def _load(source: ModelSource, variant: Variant, device: str, seed: int) -> Engi
     return load(source, variant, device, seed)
 
 
-def _control(device: str) -> Callable[[], dict[str, float]]:
-    from harness.control import make_control
-
-    return make_control(device)
-
-
 backend(
     Backend(
         name="transformers",
         load=_load,
-        control=_control,
+        control=make_control,
         doc="Hugging Face Transformers' model of the same architecture and weights, eager, DynamicCache, SDPA.",
         axes=frozenset({"precision", "threads", "control"}),
         packages=("transformers",),
