@@ -22,6 +22,8 @@ def iteration_seconds(case: Case, cores: int) -> float:
     if config is None:
         return 0.1
     params = dict(case.workload.params)
+    if case.workload.kind == "rms_norm":
+        return 10.0 * params["calls"] * params["rows"] * config.hidden_size * 4 / _BYTES_PER_SECOND
     batch = params["batch"]
     speed = _FLOPS_PER_CORE * min(cores, 8)
     if case.workload.kind == "train_step":

@@ -71,6 +71,12 @@ def mfu(record: Record) -> float | None:
     return record.work.flops / record.iteration.seconds / record.peak_flops
 
 
+@metric("bandwidth", unit="bytes/s", better="higher", workloads=("rms_norm",))
+def bandwidth(record: Record) -> float | None:
+    """Bytes that the operation must move at least (each input read once, each output written once) per second."""
+    return record.work.bytes / record.iteration.seconds if record.iteration else None
+
+
 @metric("mbu", unit="ratio", better="higher", workloads=("decode",))
 def mbu(record: Record) -> float | None:
     """Model bandwidth utilisation: bytes that a decode must move per second over the measured read bandwidth."""
@@ -97,6 +103,12 @@ def kv_bytes(record: Record) -> float | None:
     return record.measured.get("kv_bytes")
 
 
+@metric("disk_bytes", unit="bytes", better="lower", timed=False, exact=True)
+def disk_bytes(record: Record) -> float | None:
+    """Bytes of the model's weights in a file of the engine's own format."""
+    return record.measured.get("disk_bytes")
+
+
 @metric("load_time", unit="s", better="lower", timed=False)
 def load_time(record: Record) -> float | None:
     """Time to build the model and load its weights, from an imported framework to a callable model."""
@@ -107,6 +119,30 @@ def load_time(record: Record) -> float | None:
 def compile_time(record: Record) -> float | None:
     """Time of the first iteration where the variant compiles; no value elsewhere."""
     return record.measured.get("compile_time")
+
+
+@metric("graph_breaks", unit="count", better="lower", timed=False, exact=True)
+def graph_breaks(record: Record) -> float | None:
+    """Places at which torch.compile gave up on one graph and fell back to Python; no value where nothing compiles."""
+    return record.measured.get("graph_breaks")
+
+
+@metric("recompiles", unit="count", better="lower", timed=False, exact=True)
+def recompiles(record: Record) -> float | None:
+    """Times that a frame was compiled again because a guard failed, over two iterations of the workload."""
+    return record.measured.get("recompiles")
+
+
+@metric("fused_kernels", unit="count", better="lower", timed=False, exact=True)
+def fused_kernels(record: Record) -> float | None:
+    """Distinct generated kernels that ran in one step of a compiled variant; their names are among the facts."""
+    return record.measured.get("fused_kernels")
+
+
+@metric("launches_per_step", unit="count", better="lower", timed=False, exact=True)
+def launches_per_step(record: Record) -> float | None:
+    """Work submitted to the GPU in one step: kernels, copies and fills; a replayed CUDA graph is one. None on a CPU."""
+    return record.measured.get("launches_per_step")
 
 
 @metric("ppl", unit="perplexity", better="lower", workloads=("perplexity",), timed=False, exact=True)

@@ -24,6 +24,17 @@ GLYPHS: dict[VerdictName, str] = {
     "invalid": "✗ invalid",
 }
 QUALITY = frozenset({"ppl", "kl", "top1_agreement"})
+# Columns of a run's table that stand there only where something was recorded for them.
+EXTRA_COLUMNS = {
+    "kv_bytes": "KV cache",
+    "disk_bytes": "on disk",
+    "load_time": "load",
+    "compile_time": "compile",
+    "graph_breaks": "breaks",
+    "recompiles": "recompiles",
+    "fused_kernels": "kernels",
+    "launches_per_step": "launches",
+}
 STYLES: dict[VerdictName, str] = {
     "improved": "green",
     "regressed": "red",
@@ -172,17 +183,18 @@ def _bound(value: float) -> str:
 
 def run_table(cases: Sequence[Measured], comparisons: Sequence[Comparison], title: str, notes: Sequence[str]) -> Table:
     """The table of one run: a row per timed case, its headline metric against the reference, its quality beside it."""
-    quality = {(case.model, case.variant): case for case in cases if not QUALITY.isdisjoint(case.series)}
+    quality = _quality_of(cases)
     timed = {(case.model, case.variant) for case in cases if not case.workload.startswith("perplexity")}
     versus = {c.candidate.case_id: c for c in comparisons if c.metric == c.candidate.headline}
     first_of = {(c.candidate.group, c.candidate.model, c.candidate.workload): c.reference for c in comparisons}
+    extra = [name for name in EXTRA_COLUMNS if any(name in case.series for case in cases)]
     columns = [
         Column("variant"),
         Column("value", right=True),
         Column("ratio [95%]", right=True),
         Column("verdict"),
         Column("peak memory", right=True),
-        Column("KV cache", right=True),
+        *(Column(EXTRA_COLUMNS[name], right=True) for name in extra),
         Column("PPL", right=True),
         Column("KL", right=True),
         Column("top-1", right=True),
@@ -196,7 +208,7 @@ def run_table(cases: Sequence[Measured], comparisons: Sequence[Comparison], titl
     for case in cases:
         if case.workload.startswith("perplexity") and case.status == "ok" and (case.model, case.variant) in timed:
             continue  # stands beside the timed cases of the same variant
-        beside = quality.get((case.model, case.variant))
+        beside = quality.get((case.model, case.variant)) or quality.get(("", case.variant))
         comparison = versus.get(case.case_id)
         base = first_of.get((case.group, case.model, case.workload))
         record = _record(case, comparison, beside, base)
@@ -206,10 +218,20 @@ def run_table(cases: Sequence[Measured], comparisons: Sequence[Comparison], titl
             styles.append("bold")
             previous = place
         is_reference = base is None or base.case_id == case.case_id
-        rows.append(_cells(case, comparison, record, is_reference))
+        rows.append(_cells(case, comparison, record, is_reference, extra))
         records.append(record)
         styles.append(STYLES[comparison.verdict] if comparison and case.status == "ok" else "default")
+    borrowed = {record["quality_model"] for record in records if record["quality_model"] not in (None, record["model"])}
+    if borrowed:
+        notes.append(f"quality in brackets: of the same variant of {', '.join(sorted(borrowed))}, which is trained")
     return Table(title, columns, rows, records, notes, styles)
+
+
+def _quality_of(cases: Sequence[Measured]) -> dict[tuple[str, str], Measured]:
+    """Where each variant's quality was measured: by its model, and under no model's name on one that is trained."""
+    scored = [case for case in cases if not QUALITY.isdisjoint(case.series)]
+    trained = {("", case.variant): case for case in scored if case.facts.get("trained")}
+    return {**trained, **{(case.model, case.variant): case for case in scored}}
 
 
 def _divergence(kl: float | None) -> str:
@@ -239,19 +261,27 @@ def _record(
             if source is case or name in QUALITY
         },
         "trained": case.facts.get("trained"),
+        "quality_model": beside.model if beside else None,
         "data_fingerprint": beside.facts.get("data_fingerprint") if beside else None,
         "same_output": None if ours is None or theirs is None else ours == theirs,
         "comparison": comparison.as_dict() if comparison else None,
     }
 
 
-def _cells(case: Measured, comparison: Comparison | None, record: Mapping[str, Any], is_reference: bool) -> list[str]:
+def _cells(
+    case: Measured, comparison: Comparison | None, record: Mapping[str, Any], is_reference: bool, extra: Sequence[str]
+) -> list[str]:
     if case.status not in ("ok", "not_steady"):
-        return ["  " + str(case.variant), "", "", case.status, *[""] * 6]
+        return ["  " + str(case.variant), "", "", case.status, *[""] * (5 + len(extra))]
     values = {name: cell["value"] for name, cell in record["metrics"].items()}
     headline = case.headline
     series = case.series.get(headline) if headline else None
     name = f"{headline} " if headline in ("ttft", "tpot", "step_time") else ""
+    borrowed = record["quality_model"] not in (None, record["model"])
+
+    def beside(text: str) -> str:
+        return f"({text})" if borrowed and text != "-" else text
+
     same = {True: "same", False: "differs", None: ""}[record["same_output"]]
     return [
         "  " + str(case.variant),
@@ -259,10 +289,10 @@ def _cells(case: Measured, comparison: Comparison | None, record: Mapping[str, A
         interval(comparison) if comparison else ("1" if is_reference else "-"),
         GLYPHS[comparison.verdict] if comparison else ("(reference)" if is_reference else "-"),
         quantity(values.get("peak_bytes"), "bytes"),
-        quantity(values.get("kv_bytes"), "bytes"),
-        f"{values['ppl']:.2f}" if "ppl" in values and record["trained"] else "-",
-        _divergence(values.get("kl")),
-        quantity(values.get("top1_agreement"), "ratio"),
+        *(quantity(cell["value"], cell["unit"]) if (cell := record["metrics"].get(name)) else "-" for name in extra),
+        beside(f"{values['ppl']:.2f}" if "ppl" in values and (record["trained"] or borrowed) else "-"),
+        beside(_divergence(values.get("kl"))),
+        beside(quantity(values.get("top1_agreement"), "ratio")),
         "" if is_reference else same,
     ]
 

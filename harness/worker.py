@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from harness.core import Case, CaseFailed, HarnessError, Iteration, ModelSource, Unsupported, Variant, Workload
 from harness.ranges import nvtx_range
-from harness.registry import Backend, Engine, Session, backend_of, load_all, options_of
+from harness.registry import METRICS, Backend, Engine, Session, backend_of, load_all, options_of
 from harness.telemetry import difference, peak_rss_bytes, reset_peak_rss, rss_bytes, snapshot
 from harness.texts import preload
 
@@ -153,6 +153,8 @@ def _solo(state: WorkerState, request: dict[str, Any]) -> dict[str, Any]:
         measured["kv_bytes"] = float(kv_bytes)
     facts = session.facts()
     check_evidence(case, facts)
+    counted = {name: facts[name] for name in METRICS.keys() & facts.keys()}
+    measured |= {name: float(value) for name, value in counted.items() if value is not None}
     return {"measured": measured, "facts": facts, "work": asdict(session.work)}
 
 

@@ -45,3 +45,10 @@ workload(
     "reference on the same tokens.",
     timed=False,
 )
+workload(
+    "rms_norm",
+    defaults={"rows": 4096, "calls": 16},
+    label="rms_norm {rows} rows",
+    headline="bandwidth",
+    doc="The variant's own norm module alone, `calls` times in a row on `rows` rows of the model's hidden size.",
+)

@@ -95,19 +95,19 @@ def train_flops(config: MiniMindConfig, batch_size: int, length: int) -> int:
     return 3 * prefill_flops(config, batch_size, length)
 
 
-def kv_bytes_per_token(config: MiniMindConfig, bytes_per_value: int = 4) -> int:
+def kv_bytes_per_token(config: MiniMindConfig, bytes_per_value: float = 4) -> float:
     """Cache bytes of one position of one row, over all layers."""
     return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * bytes_per_value
 
 
-def weight_bytes(config: MiniMindConfig, bytes_per_value: int = 4) -> int:
+def weight_bytes(config: MiniMindConfig, bytes_per_value: float = 4) -> float:
     """Bytes of all weights; tied embeddings count once."""
     return num_parameters(config) * bytes_per_value
 
 
 def decode_bytes(
-    config: MiniMindConfig, batch_size: int, context: int, weight_bytes: int = 4, kv_bytes: int = 4
-) -> int:
+    config: MiniMindConfig, batch_size: int, context: int, weight_bytes: float = 4, kv_bytes: float = 4
+) -> float:
     """The least memory traffic of one decode step, in bytes; `weight_bytes` and `kv_bytes` are per value.
 
     Each weight that takes part is read once (of a mixture, as many experts as the batch can reach at most), each row's

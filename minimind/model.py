@@ -7,12 +7,13 @@
 
 Legend: B batch, T new positions, S all positions, E hidden_size, V vocab_size.
 The default arithmetic is upstream's, operation for operation (jingyaogong/minimind at 83e52f6 for MiniMind2, d65ef2c
-for MiniMind-3). Parts that the laboratory swaps: the norm modules, `set_attention`, the cache handed to `forward`.
+for MiniMind-3). Parts that the laboratory swaps: the norm modules, `set_attention`, the cache handed to `forward`, and
+`fused_loss`, which takes the place of head and cross-entropy together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -29,11 +30,17 @@ from minimind.rope import RotaryTables
 
 __all__ = ["CausalLMOutput", "MiniMindForCausalLM", "MiniMindModel", "RMSNorm", "RMSNormCastFirst"]
 
+# (hidden states [N, E], the head's weight [V, E], target ids [N], -100 to ignore) -> mean cross-entropy, a scalar
+FusedLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 class CausalLMOutput(NamedTuple):
-    """What a forward returns. `loss` is None without labels, `cache` is the one handed in, `aux_loss` a scalar."""
+    """What a forward returns. `loss` is None without labels, `cache` is the one handed in, `aux_loss` a scalar.
+
+    Where a `fused_loss` took the labels there are no logits: the tensor is [B, 0, V].
+    """
 
     logits: Tensor
     loss: Tensor | None
@@ -126,6 +133,7 @@ class MiniMindForCausalLM(nn.Module):
         super().__init__()
         self.config = config
         self.model = MiniMindModel(config)
+        self.fused_loss: FusedLoss | None = None
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self._tie_weights()
         if config.generation == 3:
@@ -143,17 +151,22 @@ class MiniMindForCausalLM(nn.Module):
 
         attention_mask [B, S] has 0 at padding, for cached and new positions together; positions are not shifted by
         padding. labels [B, T] are the input ids with -100 where no loss is wanted; the shift by one happens here.
-        logits_to_keep > 0 computes the logits of that many last positions only. Raises ValueError for shapes that do
-        not fit and for more positions than max_position_embeddings.
+        logits_to_keep > 0 computes the logits of that many last positions only. With labels and `fused_loss` no logits
+        are computed. Raises ValueError for shapes that do not fit and for more positions than max_position_embeddings.
         """
         if input_ids.ndim != 2:
             raise ValueError(f"input_ids must be [batch, length], not {tuple(input_ids.shape)}")
+        if labels is not None and logits_to_keep:
+            raise ValueError("labels need the logits of every position; leave logits_to_keep at 0")
         hidden_BTE, aux_loss = self.model(input_ids, attention_mask, cache)
+        if labels is not None and self.fused_loss is not None:
+            predicting_NE = hidden_BTE[:, :-1].reshape(-1, hidden_BTE.shape[-1])
+            loss = self.fused_loss(predicting_NE, self.lm_head.weight, labels[:, 1:].reshape(-1))
+            no_logits = hidden_BTE.new_empty((hidden_BTE.shape[0], 0, self.config.vocab_size))
+            return CausalLMOutput(no_logits, loss, aux_loss, hidden_BTE, cache)
         logits_BTV: Tensor = self.lm_head(hidden_BTE[:, -logits_to_keep:] if logits_to_keep else hidden_BTE)
         loss = None
         if labels is not None:
-            if logits_to_keep:
-                raise ValueError("labels need the logits of every position; leave logits_to_keep at 0")
             predicted = logits_BTV[:, :-1].contiguous().view(-1, logits_BTV.shape[-1])
             loss = F.cross_entropy(predicted, labels[:, 1:].contiguous().view(-1), ignore_index=-100)
         return CausalLMOutput(logits_BTV, loss, aux_loss, hidden_BTE, cache)
@@ -236,15 +249,15 @@ class MiniMindForCausalLM(nn.Module):
         """See `costs.train_flops`."""
         return costs.train_flops(self.config, batch_size, length)
 
-    def decode_bytes(self, batch_size: int, context: int, weight_bytes: int = 4, kv_bytes: int = 4) -> int:
+    def decode_bytes(self, batch_size: int, context: int, weight_bytes: float = 4, kv_bytes: float = 4) -> float:
         """See `costs.decode_bytes`."""
         return costs.decode_bytes(self.config, batch_size, context, weight_bytes, kv_bytes)
 
-    def kv_bytes_per_token(self, bytes_per_value: int = 4) -> int:
+    def kv_bytes_per_token(self, bytes_per_value: float = 4) -> float:
         """See `costs.kv_bytes_per_token`."""
         return costs.kv_bytes_per_token(self.config, bytes_per_value)
 
-    def weight_bytes(self, bytes_per_value: int = 4) -> int:
+    def weight_bytes(self, bytes_per_value: float = 4) -> float:
         """See `costs.weight_bytes`."""
         return costs.weight_bytes(self.config, bytes_per_value)
 

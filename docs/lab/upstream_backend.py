@@ -136,7 +136,11 @@ suite(
                         Workload.of("perplexity", batch=2, length=64, prefill=48),
                     ),
                     axes={"backend": ("transformers", "torch")},
-                    extra=(Variant.parse("kv=prealloc sdpa=fused"), Variant.parse("kv=prealloc norm=fused sdpa=fused")),
+                    extra=(
+                        Variant.parse("kv=prealloc sdpa=fused"),
+                        Variant.parse("kv=prealloc norm=fused sdpa=fused"),
+                        Variant.parse("kv=prealloc norm=fused sdpa=fused compile=default"),
+                    ),
                 ),
             )
         },

@@ -12,17 +12,17 @@ import hashlib
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
 from harness.core import CaseFailed, Iteration, ModelSource, Unsupported, Workload
 from harness.ranges import nvtx_range
 from harness.registry import Work
-from harness.texts import held_out_ids, prompt_ids
+from harness.texts import decoded, held_out_ids, prompt_ids
 from minimind import costs
 from minimind.assets import embedded_checkpoint
 from minimind.config import MiniMindConfig
@@ -30,14 +30,16 @@ from minimind.config import MiniMindConfig
 DTYPE_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
-def work_of(config: MiniMindConfig, workload: Workload, weight_bytes: int, kv_bytes: int) -> Work:
+def work_of(
+    config: MiniMindConfig, workload: Workload, weight_bytes: float, kv_bytes: float, logits_to_keep: int = 0
+) -> Work:
     """Tokens, FLOPs and bytes of one iteration, from the model's own cost accounting (one source for MFU and MBU)."""
     params = dict(workload.params)
     batch = params["batch"]
     if workload.kind in ("prefill", "perplexity"):
         length = params["context" if workload.kind == "prefill" else "length"]
         moved = costs.weight_bytes(config, weight_bytes) + batch * length * costs.kv_bytes_per_token(config, kv_bytes)
-        return Work(batch * length, costs.prefill_flops(config, batch, length), moved)
+        return Work(batch * length, costs.prefill_flops(config, batch, length, 0, logits_to_keep), moved)
     if workload.kind == "train_step":
         return Work(batch * params["length"], costs.train_flops(config, batch, params["length"]), 0.0)
     depth = params["context"] if workload.kind == "decode" else params["prompt"]
@@ -45,6 +47,21 @@ def work_of(config: MiniMindConfig, workload: Workload, weight_bytes: int, kv_by
     flops = sum(costs.decode_flops(config, batch, context) for context in steps)
     moved = sum(costs.decode_bytes(config, batch, context, weight_bytes, kv_bytes) for context in steps)
     return Work(batch * params["new_tokens"], flops, moved)
+
+
+def stored_bytes(tensors: Iterable[Any]) -> int:
+    """Bytes of the tensors among `tensors`, shared storage once: what a file of them takes, less its header."""
+    plain = [part for tensor in tensors if isinstance(tensor, torch.Tensor) for part in _plain_tensors(tensor)]
+    storages = {part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for part in plain}
+    return sum(storages.values())
+
+
+def _plain_tensors(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """What really holds the numbers: a wrapper such as torchao's quantised weight has no storage of its own."""
+    if not is_traceable_wrapper_subclass(tensor):
+        return [tensor]
+    names, _ = tensor.__tensor_flatten__()
+    return [part for name in names for part in _plain_tensors(getattr(tensor, name))]
 
 
 class TorchEngine(ABC):
@@ -76,6 +93,14 @@ class TorchEngine(ABC):
     def forward(self, ids_BT: torch.Tensor, state: Any) -> torch.Tensor:
         """Logits [B, T, V] of `ids_BT` after the cache's tokens; the cache grows by T."""
 
+    def next_logits(self, ids_BT: torch.Tensor, state: Any) -> torch.Tensor:
+        """As `forward`, in timed workloads: logits [B, n, V] of at least the last position."""
+        return self.forward(ids_BT, state)
+
+    def norm(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The model's final norm as the variant has it. Raises Unsupported where an engine cannot run it alone."""
+        raise Unsupported("this backend cannot run a norm alone")
+
     @abstractmethod
     def train_loss(self, ids_BT: torch.Tensor) -> torch.Tensor:
         """Scalar loss, auxiliary loss included, with `ids_BT` as its own labels, in training mode."""
@@ -95,6 +120,10 @@ class TorchEngine(ABC):
     def weight_dtype(self) -> torch.dtype:
         """The dtype of the weights."""
         return next(self.parameters()).dtype
+
+    def disk_bytes(self) -> int:
+        """Bytes that the model's weights take in a file of this engine's format."""
+        return stored_bytes(self.parameters())
 
     def compute_facts(self) -> dict[str, Any]:
         """The facts that every engine of this family has."""
@@ -136,6 +165,7 @@ class TorchEngine(ABC):
             "generate": GenerateSession,
             "train_step": TrainSession,
             "perplexity": PerplexitySession,
+            "rms_norm": NormSession,
         }
         if workload.kind not in kinds:
             raise Unsupported(f"this backend has no workload {workload.kind}")
@@ -186,9 +216,13 @@ class TorchSession(ABC):
     def __init__(self, engine: TorchEngine, workload: Workload) -> None:
         self.engine = engine
         self.workload = workload
-        self.work = engine.work(workload)
+        self.work = self.work_done()
         self.outputs: torch.Tensor | None = None
         self.state: Any = None
+
+    def work_done(self) -> Work:
+        """Tokens, FLOPs and bytes of one iteration."""
+        return self.engine.work(self.workload)
 
     @abstractmethod
     def iterate(self) -> Iteration:
@@ -212,7 +246,7 @@ class TorchSession(ABC):
 
     def facts(self) -> dict[str, Any]:
         """The engine's facts, the operations of one step by name, and a digest of the greedy tokens."""
-        facts = self.engine.facts()
+        facts = {**self.engine.facts(), "disk_bytes": self.engine.disk_bytes()}
         if self.engine.device.type == "cuda" or facts.get("compiled_graphs"):
             facts |= profiled_operations(self.step)
         else:
@@ -248,7 +282,7 @@ class PrefillSession(TorchSession):
 
         def body() -> None:
             with nvtx_range("prefill"), self.engine.computing():
-                self.outputs = greedy(self.engine.forward(self.ids, self.state))
+                self.outputs = greedy(self.engine.next_logits(self.ids, self.state))
 
         return self.timed(body)
 
@@ -266,14 +300,14 @@ class DecodeSession(TorchSession):
         ids = engine.prompt(workload["batch"], self.context)
         self.state = engine.new_state(workload["batch"], self.context + self.new_tokens)
         with torch.inference_mode(), engine.computing():
-            self.first = greedy(engine.forward(ids, self.state))
+            self.first = greedy(engine.next_logits(ids, self.state))
 
     @torch.inference_mode()
     def iterate(self) -> Iteration:
         """`new_tokens` steps without a host synchronisation in between."""
         self.engine.rewind(self.state, self.context)
         tokens = [self.first]
-        forward, state = self.engine.forward, self.state
+        forward, state = self.engine.next_logits, self.state
 
         def body() -> None:
             with nvtx_range("decode"), self.engine.computing():
@@ -286,7 +320,7 @@ class DecodeSession(TorchSession):
 
     def _bare(self, tokens: list[torch.Tensor]) -> Iteration:
         """The loop as anyone would write it by hand, for the `overhead` suite."""
-        forward, state = self.engine.forward, self.state
+        forward, state = self.engine.next_logits, self.state
         start = time.perf_counter_ns()
         with self.engine.computing():
             for _ in range(self.new_tokens):
@@ -301,7 +335,7 @@ class DecodeSession(TorchSession):
         """One decode step at the start of the context."""
         self.engine.rewind(self.state, self.context)
         with self.engine.computing():
-            self.engine.forward(self.first, self.state)
+            self.engine.next_logits(self.first, self.state)
 
 
 class GenerateSession(TorchSession):
@@ -328,10 +362,10 @@ class GenerateSession(TorchSession):
         def body() -> None:
             with self.engine.computing():
                 with nvtx_range("prefill"):
-                    token = emit(greedy(self.engine.forward(self.ids, self.state)))
+                    token = emit(greedy(self.engine.next_logits(self.ids, self.state)))
                 with nvtx_range("decode"):
                     for _ in range(self.workload["new_tokens"] - 1):
-                        token = emit(greedy(self.engine.forward(token, self.state)))
+                        token = emit(greedy(self.engine.next_logits(token, self.state)))
 
         whole = self.timed(body)
         self.outputs = torch.cat(tokens, dim=1)
@@ -342,7 +376,7 @@ class GenerateSession(TorchSession):
         """One prefill and one decode step."""
         self.engine.rewind(self.state, 0)
         with self.engine.computing():
-            self.engine.forward(greedy(self.engine.forward(self.ids, self.state)), self.state)
+            self.engine.next_logits(greedy(self.engine.next_logits(self.ids, self.state)), self.state)
 
 
 class TrainSession(TorchSession):
@@ -371,6 +405,43 @@ class TrainSession(TorchSession):
     def step(self) -> None:
         """One optimisation step."""
         self.iterate()
+
+
+class NormSession(TorchSession):
+    """The norm alone, where the rest of the model cannot hide it: from a few rows to more than the cache holds."""
+
+    def __init__(self, engine: TorchEngine, workload: Workload) -> None:
+        super().__init__(engine, workload)
+        self.norm = engine.norm()
+        generator = torch.Generator().manual_seed(engine.seed)
+        rows = torch.randn(workload["rows"], engine.config.hidden_size, generator=generator)
+        self.rows = rows.to(engine.device, engine.weight_dtype())
+
+    def work_done(self) -> Work:
+        """Rows in, rows out and the weight, for every call; the arithmetic does not count (it is not a product)."""
+        calls, rows = self.workload["calls"], self.workload["rows"]
+        values = (2 * rows + 1) * self.engine.config.hidden_size
+        return Work(calls * rows, 0.0, calls * values * self.engine.weight_dtype().itemsize)
+
+    @torch.inference_mode()
+    def iterate(self) -> Iteration:
+        """`calls` norms of the same rows; results are dropped."""
+
+        def body() -> None:
+            with nvtx_range("rms_norm"), self.engine.computing():
+                for _ in range(self.workload["calls"]):
+                    self.norm(self.rows)
+
+        return self.timed(body)
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """One norm."""
+        with self.engine.computing():
+            self.norm(self.rows)
+
+
+SAMPLE_TOKENS = 24  # of prompt and of continuation alike
 
 
 class PerplexitySession(TorchSession):
@@ -421,6 +492,20 @@ class PerplexitySession(TorchSession):
             self.engine.forward(self.ids[:1, :8], state)
             self.engine.forward(self.ids[:1, 8:9], state)
 
+    @torch.inference_mode()
+    def sample(self) -> dict[str, str]:
+        """The first tokens of the held-out text and what the variant, choosing greedily, writes after them."""
+        prompt_1T = self.ids[:1, :SAMPLE_TOKENS]
+        state = self.engine.new_state(1, prompt_1T.shape[1] + SAMPLE_TOKENS)
+        tokens = [prompt_1T]
+        with self.engine.computing():
+            for _ in range(SAMPLE_TOKENS):
+                tokens.append(greedy(self.engine.forward(tokens[-1], state)))
+        written = torch.cat(tokens[1:], dim=1)[0].tolist()
+        source = self.engine.source
+        return {"sample_prompt": decoded(source, prompt_1T[0].tolist()), "sample_text": decoded(source, written)}
+
     def facts(self) -> dict[str, Any]:
-        """As every session, with the fingerprint of the scored tokens."""
-        return {**super().facts(), "data_fingerprint": self.fingerprint, "scored_tokens": self.ids[:, 1:].numel()}
+        """As every session, with the fingerprint of the scored tokens and a sample of text."""
+        scored = {"data_fingerprint": self.fingerprint, "scored_tokens": self.ids[:, 1:].numel()}
+        return {**super().facts(), **scored, **self.sample()}
