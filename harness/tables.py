@@ -201,7 +201,7 @@ def run_table(cases: Sequence[Measured], comparisons: Sequence[Comparison], titl
         Column("output"),
     ]
     rows, records, styles = [], [], []
-    failed = [f"{c.status}: {c.label} {c.variant}: {c.reason}" for c in cases if c.status != "ok"]
+    failed = _reasons(cases)
     spoiled = sorted({f"invalid: {c.reason}" for c in versus.values() if c.verdict == "invalid"})
     notes = [*failed, *(spoiled if not failed else ()), *notes]
     previous: tuple[str, str] | None = None
@@ -225,6 +225,18 @@ def run_table(cases: Sequence[Measured], comparisons: Sequence[Comparison], titl
     if borrowed:
         notes.append(f"quality in brackets: of the same variant of {', '.join(sorted(borrowed))}, which is trained")
     return Table(title, columns, rows, records, notes, styles)
+
+
+def _reasons(cases: Sequence[Measured]) -> list[str]:
+    """Why cases were not measured; a reason that several share is told once."""
+    shared: dict[tuple[str, str], list[str]] = {}
+    for case in cases:
+        if case.status != "ok":
+            shared.setdefault((case.status, case.reason), []).append(f"{case.label} {case.variant}")
+    return [
+        f"{status}: {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {reason}"
+        for (status, reason), names in shared.items()
+    ]
 
 
 def _quality_of(cases: Sequence[Measured]) -> dict[tuple[str, str], Measured]:

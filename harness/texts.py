@@ -78,6 +78,12 @@ def prompt_ids(source: ModelSource, batch: int, length: int, seed: int, vocab_si
     return _rows(source, batch, length, seed, vocab_size)
 
 
+def decoded(source: ModelSource, ids: list[int]) -> str:
+    """The text of token ids; those that only the model has and the tokenizer does not are left out."""
+    tokenizer = _tokenizer(source.tokenizer)
+    return tokenizer.decode([token for token in ids if token < tokenizer.vocab_size])
+
+
 def held_out_ids(source: ModelSource, batch: int, length: int, vocab_size: int) -> tuple[list[list[int]], str]:
     """Rows of held-out token ids, always the same for a source and shape, and their fingerprint (16 hex digits)."""
     rows = _rows(source, batch, length, "quality", vocab_size)
