@@ -39,5 +39,5 @@ SUITE = Suite(
         "kl",
         "top1_agreement",
     ),
-    sampling=Sampling(blocks=3, passes=2, slice_seconds=0.12, min_iterations=1, warmup_seconds=0.12),
+    sampling=Sampling(blocks=3, passes=2, slice_seconds=0.1, min_iterations=1, warmup_seconds=0.1),
 )

@@ -1,4 +1,4 @@
-"""Adding a variant, a suite and a metric is one declaration each: the README's own examples, as a plugin, run."""
+"""Adding a variant, a suite, a metric or an engine is one declaration each: the documents' own examples, run."""
 
 from __future__ import annotations
 
@@ -13,36 +13,34 @@ import pytest
 
 from tests.commandline import ROOT, finish, new_store, start
 
-README = ROOT / "README.md"
 
-
-def example(name: str) -> str:
-    """The Python block that stands in the README right under its marker."""
+def example(name: str, document: str = "README.md") -> str:
+    """The Python block that stands in a document right under its marker."""
     pattern = rf"<!-- example: {name} -->\s*```python\n(.*?)```"
-    found = re.findall(pattern, README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(found) == 1, f"README.md needs one python block marked <!-- example: {name} -->, it has {len(found)}"
+    found = re.findall(pattern, (ROOT / document).read_text(encoding="utf-8"), re.DOTALL)
+    assert len(found) == 1, f"{document} needs one python block marked <!-- example: {name} -->, it has {len(found)}"
     return str(found[0])
 
 
 SNIPPET_VARIANT, SNIPPET_SUITE, SNIPPET_METRIC = (example(name) for name in ("variant", "suite", "metric"))
+SNIPPET_ENGINE = example("engine", "docs/adding.md")
+SNIPPETS = {"variant": SNIPPET_VARIANT, "suite": SNIPPET_SUITE, "metric": SNIPPET_METRIC, "engine": SNIPPET_ENGINE}
 
 
-@pytest.mark.parametrize(
-    "snippet", [SNIPPET_VARIANT, SNIPPET_SUITE, SNIPPET_METRIC], ids=["variant", "suite", "metric"]
-)
+@pytest.mark.parametrize("snippet", SNIPPETS.values(), ids=SNIPPETS)
 def test_an_example_is_under_30_lines_and_complete_in_itself(snippet: str) -> None:
     lines = snippet.strip().splitlines()
-    assert len(lines) < 30
-    compile(snippet, "README.md", "exec")
+    assert len([line for line in lines if line]) < 30
+    compile(snippet, "example", "exec")
     assert re.search(r"^from harness\.", snippet, re.MULTILINE), "imports what it uses"
 
 
 @pytest.fixture(scope="module")
 def module(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One temporary module with all three, as a user would write it."""
+    """One temporary module with all of them, as a user would write it."""
     path = tmp_path_factory.mktemp("plugin") / "my_module.py"
     less = SNIPPET_SUITE.replace('of("perplexity")', 'of("perplexity", batch=2, length=64, prefill=48)')  # seconds
-    path.write_text("\n\n".join((SNIPPET_VARIANT, less, SNIPPET_METRIC)), encoding="utf-8")
+    path.write_text("\n\n".join((SNIPPET_VARIANT, less, SNIPPET_METRIC, SNIPPET_ENGINE)), encoding="utf-8")
     return path
 
 
@@ -103,3 +101,12 @@ def test_the_suite_measures_the_option_with_the_metric(module: Path, tmp_path: P
     assert all(row["value"] > 0 and row["unit"] for row in samples)
     facts = json.loads(next(row["facts"] for row in store.cases(run_id).to_pylist() if row["variant"] == mine))
     assert facts["operations"] and facts["modules"]
+
+
+def test_the_engine_measures_the_suite_and_gives_the_same_tokens(module: Path, tmp_path: Path, one_cpu: None) -> None:
+    """Without a cache: the same greedy text and quality, no bytes of cache, and far more work for it."""
+    words = ("run", names()["suite"], "--axis", "backend=torch,no_cache", "--device", "cpu", "--blocks", "1")
+    document = run(*words, module=module, store=tmp_path / "results")
+    (row,) = [row for row in document["rows"] if row["variant"] == "backend=no_cache"]
+    assert row["status"] in ("ok", "not_steady"), row["reason"]
+    assert row["same_output"] is True and 0 <= row["metrics"]["kl"]["value"] < 1e-6

@@ -119,6 +119,29 @@ def test_kv_bytes_are_what_the_shapes_say(text: str, workload: Workload, positio
         assert opened.kv_bytes() == 2 * NUM_LAYERS * NUM_KV * HEAD * 2 * positions * size
 
 
+def test_the_norm_alone_is_the_variants_own(source: ModelSource) -> None:
+    """Rows in, rows out and the weight once per call; nothing else of the model runs."""
+    session = engine(source, "norm=fused").session(Workload.of("rms_norm", rows=5, calls=3))
+    iteration = session.iterate()
+    assert iteration.seconds > 0 and iteration.token_ns == ()
+    assert session.work.bytes == 3 * (2 * 5 + 1) * 32 * 4 and session.work.tokens == 15
+    native = engine(source).session(Workload.of("rms_norm", rows=5, calls=3))
+    assert "aten::rsqrt" in native.facts()["operations"] and "aten::mm" not in native.facts()["operations"]
+
+
+def test_only_the_last_position_gets_logits_where_that_is_asked(source: ModelSource) -> None:
+    """The same next token, fewer products; quality still sees every position."""
+    last, every = (engine(source, text) for text in ("logits=last", "reference"))
+    ids = last.prompt(2, 10)
+    with torch.inference_mode():
+        short, full = last.next_logits(ids, last.new_state(2, 10)), every.next_logits(ids, every.new_state(2, 10))
+        assert short.shape == (2, 1, 6400) and full.shape == (2, 10, 6400)
+        assert torch.allclose(short[:, 0], full[:, -1], atol=1e-5)
+        assert last.forward(ids, last.new_state(2, 10)).shape == full.shape
+    saved = every.session(PREFILL).work.flops - last.session(PREFILL).work.flops
+    assert saved == 2 * 2 * 9 * 6400 * 32
+
+
 @pytest.mark.parametrize("workload", EVERY, ids=lambda workload: workload.kind)
 def test_every_session_states_its_work_and_its_facts(workload: Workload, source: ModelSource) -> None:
     session = engine(source).session(workload)

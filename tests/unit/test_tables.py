@@ -137,6 +137,32 @@ def test_the_perplexity_of_random_weights_is_not_shown(store: Store) -> None:
     assert cells(table_of(store, *random))["kv=prealloc"]["PPL"] == "-"
 
 
+def test_quality_of_the_trained_model_stands_in_brackets_beside_the_other(store: Store) -> None:
+    big = [Arm(**{**fields(arm), "model": "minimind2", "facts": {"trained": False}}) for arm in ARMS[:2]]
+    trained = [Arm(**{**fields(arm), "facts": {"trained": True}}) for arm in ARMS[4:]]
+    table = table_of(store, *big, *trained)
+    found = next(row for row in bodies(table) if row["variant"] == "kv=prealloc")
+    assert (found["PPL"], found["KL"], found["top-1"]) == ("(12.75)", "(0.015)", "(98.0%)")
+    assert "quality in brackets: of the same variant of tiny, which is trained" in table.notes
+    assert [record["quality_model"] for record in table.records[:2]] == ["tiny", "tiny"]
+    untrained = table_of(store, *big, *ARMS[4:])
+    assert {row["KL"] for row in bodies(untrained)[:2]} == {"-"}, "never borrowed from random weights"
+
+
+def test_a_column_stands_there_only_where_something_was_recorded_for_it(store: Store) -> None:
+    assert "on disk" not in cells(table_of(store, *ARMS))["reference"]
+    smaller = Arm(**{**fields(ARMS[1]), "solo": {**ARMS[1].solo, "disk_bytes": 2.0**20}})
+    found = cells(table_of(store, ARMS[0], smaller, *ARMS[2:]))
+    assert (found["kv=prealloc"]["on disk"], found["reference"]["on disk"]) == ("1.0 MiB", "-")
+    assert found["attn=mqa"]["on disk"] == ""
+
+
+def test_a_reason_that_many_cases_share_is_told_once(store: Store) -> None:
+    broken = [Arm(name, status="failed", reason="no such file") for name in ("kv=prealloc", "norm=fused", "attn=mqa")]
+    table = table_of(store, ARMS[0], *broken)
+    assert table.notes[:-1] == ["failed: decode 32 @ 128 kv=prealloc and 2 more: no such file"]
+
+
 def test_a_disturbed_reference_leaves_no_second_reference(store: Store) -> None:
     """The candidate's row says that there is no verdict; it must not look like the reference."""
     spoilt = Arm(**{**fields(ARMS[0]), "invalid": dict.fromkeys(range(3), "busy neighbour")})
