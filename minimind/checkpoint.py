@@ -16,7 +16,6 @@ import json
 import os
 import pickle
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from minimind.config import ConfigError, MiniMindConfig
+from minimind.files import replacing
 from minimind.transformers_format import (
     MODEL_TYPES,
     UnsupportedModel,
@@ -82,14 +82,8 @@ def save_weights(
         if not torch.equal(weights[_EMBEDDING], weights[_HEAD]):
             raise CheckpointError(f"{path}: the config ties the embeddings, but {_EMBEDDING} and {_HEAD} differ")
         del weights[_HEAD]
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    try:
+    with replacing(path) as temporary:
         save_file(weights, temporary, metadata=texts)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def infer_config(weights: Mapping[str, Tensor]) -> MiniMindConfig:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from minimind import MiniMindConfig, MiniMindForCausalLM, load_weights, save_weights
 from minimind.checkpoint import CheckpointError, infer_config
+from minimind.files import replacing
 
 SMALL = {
     "vocab_size": 40,
@@ -177,3 +178,21 @@ def test_saving_refuses(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="differ"):
         save_weights(tmp_path / "x.safetensors", model.config, state)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_text("old")
+
+    def half() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        half()
+    assert path.read_text() == "old" and [found.name for found in tmp_path.iterdir()] == [path.name]
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+    (tmp_path / "plain").touch()
+    assert path.read_text() == "new" and path.stat().st_mode == (tmp_path / "plain").stat().st_mode
