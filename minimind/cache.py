@@ -6,7 +6,8 @@
 
 Legend: B batch, T new positions, S all positions so far, M max_length, K key/value heads, D head_dim.
 `CatCache` is what upstream does (torch.cat at every step, O(S) copied per step); `PreallocCache` writes in place and
-returns views. Both hold keys after rotation and before they are repeated for the query heads.
+returns views; `minimind.cache_int8` stores eight bits a value, `minimind.cache_paged` takes pages from a pool as the
+context grows. All hold keys after rotation and before they are repeated for the query heads.
 
 Refused: more than max_length positions, another batch size or dtype-incompatible device (`CacheError`).
 """
@@ -51,9 +52,34 @@ class KeyValueCache(Protocol):
         """Bytes that hold the `length` positions seen so far."""
 
 
-def _check_rewind(held: int, length: int) -> None:
+def check_rewind(held: int, length: int) -> None:
+    """Raise CacheError unless the first `length` of `held` positions can be kept."""
     if not 0 <= length <= held:
         raise CacheError(f"cannot rewind to {length} positions: the cache holds {held}")
+
+
+def check_room(start: int, num_new: int, max_length: int) -> None:
+    """Raise CacheError unless `num_new` positions fit behind `start`."""
+    if start + num_new > max_length:
+        raise CacheError(
+            f"{start} cached and {num_new} new positions exceed the cache's max_length {max_length}; "
+            "make it with a larger max_length, or rewind() it"
+        )
+
+
+def check_append(k_BTKD: Tensor, start: int, *, max_length: int, batch_size: int) -> int:
+    """The position after the new ones. Raises CacheError if they do not fit into a cache made for these sizes."""
+    given, num_new = k_BTKD.shape[:2]
+    check_room(start, num_new, max_length)
+    if given != batch_size:
+        raise CacheError(f"the cache was made for batch_size {batch_size}, not {given}")
+    return start + num_new
+
+
+def refuse_gradients(k_BTKD: Tensor, kind: str) -> None:
+    """Raise CacheError where gradients would be lost without a word: what such a cache returns has none."""
+    if torch.is_grad_enabled() and k_BTKD.requires_grad:
+        raise CacheError(f"no gradients flow through {kind}; use torch.no_grad(), or a cat or prealloc cache")
 
 
 class CatCache:
@@ -86,7 +112,7 @@ class CatCache:
 
     def rewind(self, length: int = 0) -> None:
         """See `KeyValueCache.rewind`; what is kept is a view of the longer tensors."""
-        _check_rewind(self.length, length)
+        check_rewind(self.length, length)
         for index, entry in enumerate(self._layers):
             if entry is not None:
                 self._layers[index] = (entry[0][:, :length], entry[1][:, :length]) if length else None
@@ -124,6 +150,7 @@ class PreallocCache:
     ) -> None:
         self.length = 0
         self.max_length = max_length
+        self.num_layers = num_layers
         self._last = num_layers - 1
         self._batch_size = batch_size
         shape = (batch_size, num_key_value_heads, max_length, head_dim)
@@ -134,16 +161,8 @@ class PreallocCache:
 
     def update(self, layer_index: int, k_BTKD: Tensor, v_BTKD: Tensor) -> tuple[Tensor, Tensor]:
         """See `KeyValueCache.update`. Raises CacheError before anything is written if the positions do not fit."""
-        batch_size, num_new = k_BTKD.shape[:2]
         start = self.length
-        end = start + num_new
-        if end > self.max_length:
-            raise CacheError(
-                f"{start} cached and {num_new} new positions exceed the cache's max_length {self.max_length}; "
-                "make it with a larger max_length, or rewind() it"
-            )
-        if batch_size != self._batch_size:
-            raise CacheError(f"the cache was made for batch_size {self._batch_size}, not {batch_size}")
+        end = check_append(k_BTKD, start, max_length=self.max_length, batch_size=self._batch_size)
         keys, values = self._keys[layer_index], self._values[layer_index]
         if torch.is_grad_enabled() and k_BTKD.requires_grad:
             k_BSKD, v_BSKD = self._append_differentiably(keys, values, k_BTKD, v_BTKD)
@@ -172,9 +191,18 @@ class PreallocCache:
         keys, values = self._keys[layer_index], self._values[layer_index]
         return keys[:, :, : self.length].transpose(1, 2), values[:, :, : self.length].transpose(1, 2)
 
+    def buffers(self, layer_index: int) -> tuple[Tensor, Tensor]:
+        """One layer's whole buffers [B, K, M, D], for code that writes positions itself and then calls `advance`."""
+        return self._keys[layer_index], self._values[layer_index]
+
+    def advance(self, num_new: int) -> None:
+        """Count `num_new` positions that were written into `buffers`. Raises CacheError if they cannot fit."""
+        check_room(self.length, num_new, self.max_length)
+        self.length += num_new
+
     def rewind(self, length: int = 0) -> None:
         """See `KeyValueCache.rewind`; the buffers stay allocated."""
-        _check_rewind(self.length, length)
+        check_rewind(self.length, length)
         self.length = length
 
     @property
@@ -189,7 +217,12 @@ class PreallocCache:
 
 
 CACHE_KINDS: Mapping[str, str] = MappingProxyType(
-    {"cat": "torch.cat at every step, as upstream", "prealloc": "fixed buffers, written in place"}
+    {
+        "cat": "torch.cat at every step, as upstream",
+        "prealloc": "fixed buffers, written in place",
+        "int8": "fixed buffers of int8 with a scale per head and position",
+        "paged": "pages of 16 positions, taken from a pool as the context grows",
+    }
 )
 
 
@@ -203,20 +236,32 @@ def new_cache(
     device: torch.device | str,
 ) -> KeyValueCache:
     """An empty cache of one of `CACHE_KINDS` for `config`. Raises CacheError for an unknown kind or missing size."""
+    from minimind.cache_int8 import Int8Cache
+    from minimind.cache_paged import PagedCache, PagePool, pages_for
+
     if kind == "cat":
         return CatCache(config.num_hidden_layers)
-    if kind != "prealloc":
+    if kind not in CACHE_KINDS:
         raise CacheError(f"unknown cache kind {kind!r}; known: {', '.join(CACHE_KINDS)}")
     if max_length is None or max_length < 1 or batch_size < 1:
+        an = "an" if kind == "int8" else "a"
         raise CacheError(
-            f"a prealloc cache needs batch_size and max_length of at least 1, not {batch_size} and {max_length}"
+            f"{an} {kind} cache needs batch_size and max_length of at least 1, not {batch_size} and {max_length}"
         )
-    return PreallocCache(
-        config.num_hidden_layers,
+    layers, heads, head_dim = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
+    if kind == "paged":
+        num_pages = batch_size * pages_for(max_length)
+        pool = PagePool(
+            layers, num_pages=num_pages, num_key_value_heads=heads, head_dim=head_dim, dtype=dtype, device=device
+        )
+        return PagedCache(pool, batch_size=batch_size, max_length=max_length)
+    buffered = Int8Cache if kind == "int8" else PreallocCache
+    return buffered(
+        layers,
         batch_size=batch_size,
         max_length=max_length,
-        num_key_value_heads=config.num_key_value_heads,
-        head_dim=config.head_dim,
+        num_key_value_heads=heads,
+        head_dim=head_dim,
         dtype=dtype,
         device=device,
     )

@@ -1,4 +1,4 @@
-"""The command line of the model: `python -m minimind train|generate|eval|inspect|tokenizer`.
+"""The command line of the model: `python -m minimind train|generate|eval|inspect|tokenizer|convert`.
 
     python -m minimind generate --prompt "def main():"
     python -m minimind train --preset tiny --steps 200 --out out

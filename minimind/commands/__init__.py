@@ -8,8 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType, ModuleType
 
-from minimind.commands import evaluate, generate, inspect, tokenizer, train
+from minimind.commands import convert, evaluate, generate, inspect, tokenizer, train
 
 COMMANDS: Mapping[str, ModuleType] = MappingProxyType(
-    {"train": train, "generate": generate, "eval": evaluate, "inspect": inspect, "tokenizer": tokenizer}
+    {
+        "train": train,
+        "generate": generate,
+        "eval": evaluate,
+        "inspect": inspect,
+        "tokenizer": tokenizer,
+        "convert": convert,
+    }
 )

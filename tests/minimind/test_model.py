@@ -237,7 +237,7 @@ def test_left_padded_rows_end_on_their_own() -> None:
         ({"top_p": 0.0}, "top_p"),
         ({"top_k": -1}, "top_k"),
         ({"repetition_penalty": 0.0}, "repetition_penalty"),
-        ({"cache_kind": "paged"}, "paged"),
+        ({"cache_kind": "ring"}, "ring"),
     ],
 )
 def test_generation_refuses(arguments: dict[str, object], words: str) -> None:
