@@ -117,7 +117,7 @@ def load_time(record: Record) -> float | None:
 
 @metric("compile_time", unit="s", better="lower", timed=False)
 def compile_time(record: Record) -> float | None:
-    """Time of the first iteration where the variant compiles; no value elsewhere."""
+    """Time that the first iteration takes longer than the second, nothing compiled before; no value elsewhere."""
     return record.measured.get("compile_time")
 
 
@@ -135,7 +135,7 @@ def recompiles(record: Record) -> float | None:
 
 @metric("fused_kernels", unit="count", better="lower", timed=False, exact=True)
 def fused_kernels(record: Record) -> float | None:
-    """Distinct generated kernels that ran in one step of a compiled variant; their names are among the facts."""
+    """Distinct kernels that the compiler generated for the workload; their names are among the facts (`kernels`)."""
     return record.measured.get("fused_kernels")
 
 
@@ -143,6 +143,12 @@ def fused_kernels(record: Record) -> float | None:
 def launches_per_step(record: Record) -> float | None:
     """Work submitted to the GPU in one step: kernels, copies and fills; a replayed CUDA graph is one. None on a CPU."""
     return record.measured.get("launches_per_step")
+
+
+@metric("syncs_per_step", unit="count", better="lower", timed=False, exact=True)
+def syncs_per_step(record: Record) -> float | None:
+    """Times that the host waits for the GPU in one step: streams, events and blocking copies. None on a CPU."""
+    return record.measured.get("syncs_per_step")
 
 
 @metric("ppl", unit="perplexity", better="lower", workloads=("perplexity",), timed=False, exact=True)

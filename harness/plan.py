@@ -141,6 +141,7 @@ def make_plan(
     groups: list[Group] = []
     skips: dict[str, str] = {}
     sources: dict[str, ModelSource] = {}
+    scored: set[str] = set()  # the same quality case in several grids is measured once
     for number, grid in enumerate(grids):
         narrowed = with_axes(grid, asked or {})
         names = (source.name,) if source else tuple(models) or narrowed.models
@@ -148,10 +149,16 @@ def make_plan(
             sources[name] = source or ModelSource(name, seed=seed)
         arms = arms_of(narrowed)
         workloads = tuple(map(resolve_workload, narrowed.workloads))
-        cases = tuple(Case(workload, name, arm) for name in names for workload in workloads for arm in arms)
+        cases = tuple(
+            case
+            for case in (Case(workload, name, arm) for name in names for workload in workloads for arm in arms)
+            if WORKLOADS[case.workload.kind].timed or case.case_id not in scored
+        )
+        scored |= {case.case_id for case in cases}
         for arm in arms:
             if (reason := why_unsupported(arm, capabilities)) is not None:
                 skips |= {case.case_id: reason for case in cases if case.variant == arm}
-        groups.append(Group(f"{suite.name}-{number}", arms, arms[0], cases))
+        if cases:
+            groups.append(Group(f"{suite.name}-{number}", arms, arms[0], cases))
     merged = sampling or suite.sampling
     return Plan(suite, device, seed, merged, sources, tuple(groups), skips)

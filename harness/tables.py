@@ -203,7 +203,7 @@ def run_table(cases: Sequence[Measured], comparisons: Sequence[Comparison], titl
     rows, records, styles = [], [], []
     failed = _reasons(cases)
     spoiled = sorted({f"invalid: {c.reason}" for c in versus.values() if c.verdict == "invalid"})
-    notes = [*failed, *(spoiled if not failed else ()), *notes]
+    notes = [*failed, *(spoiled if not failed else ()), *_sample_texts(cases), *notes]
     previous: tuple[str, str] | None = None
     for case in cases:
         if case.workload.startswith("perplexity") and case.status == "ok" and (case.model, case.variant) in timed:
@@ -225,6 +225,16 @@ def run_table(cases: Sequence[Measured], comparisons: Sequence[Comparison], titl
     if borrowed:
         notes.append(f"quality in brackets: of the same variant of {', '.join(sorted(borrowed))}, which is trained")
     return Table(title, columns, rows, records, notes, styles)
+
+
+def _sample_texts(cases: Sequence[Measured]) -> list[str]:
+    """What the reference writes after a piece of held-out text, and what the variants write that differ from it."""
+    texts = {case.variant: case.facts["sample_text"] for case in cases if case.facts.get("sample_text")}
+    if len(set(texts.values())) < 2:
+        return []
+    (first, expected), *others = texts.items()
+    differing = [f"  {variant}: {text!r}" for variant, text in others if text != expected]
+    return [f"sample text of {first}: {expected!r}; of {len(texts) - len(differing) - 1} others the same", *differing]
 
 
 def _reasons(cases: Sequence[Measured]) -> list[str]:

@@ -1,8 +1,9 @@
 """Attention: the code that computes it, and the number of key/value heads."""
 
-from harness.core import Grid, Sampling, Suite, Workload
+from harness.core import Grid, Sampling, Suite, Variant, Workload
 
-_AXES = {"sdpa": ("upstream", "fused"), "attn": ("gqa", "mha", "mqa")}
+_AXES = {"sdpa": ("upstream", "fused", "flex", "triton"), "attn": ("gqa", "mha", "mqa")}
+_CPP = (Variant.parse("kv=prealloc sdpa=fused"), Variant.parse("kv=prealloc sdpa=cpp"))
 
 
 def _grid(model: str, context: int) -> Grid:
@@ -13,16 +14,17 @@ def _grid(model: str, context: int) -> Grid:
             Workload.of("prefill", context=context),
         ),
         axes=_AXES,
+        extra=_CPP,
     )
 
 
 def _quality() -> Grid:
-    return Grid(models=("tiny",), workloads=(Workload.of("perplexity", batch=16, length=256),), axes=_AXES)
+    return Grid(models=("tiny",), workloads=(Workload.of("perplexity"),), axes=_AXES, extra=_CPP)
 
 
 SUITE = Suite(
     name="attention",
-    doc="Upstream's attention against torch's SDPA everywhere, and grouped against one-per-head and single KV heads.",
+    doc="The code that computes attention (upstream's, SDPA, FlexAttention, our kernels), and the number of KV heads.",
     grids={"cpu": (_grid("minimind2-small", 1000), _quality()), "cuda": (_grid("minimind-3", 4000), _quality())},
     metrics=(
         "tps", "tpot", "ttft", "prefill_tps", "mfu", "mbu", "peak_bytes", "reserved_bytes", "kv_bytes", "ppl", "kl",

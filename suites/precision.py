@@ -1,8 +1,8 @@
-"""Number formats: fp32, bf16 weights, and autocast to bf16, in inference and in training."""
+"""Number formats: fp32, 16-bit weights, and autocast to 16 bits, in inference and in training."""
 
 from harness.core import Grid, Sampling, Suite, Workload
 
-_AXES = {"precision": ("fp32", "bf16", "amp-bf16")}
+_AXES = {"precision": ("fp32", "bf16", "amp-bf16", "fp16", "amp-fp16")}
 
 
 def _grid(model: str, context: int) -> Grid:
@@ -23,7 +23,7 @@ def _quality() -> Grid:
 
 SUITE = Suite(
     name="precision",
-    doc="fp32, bf16 and amp-bf16: speed and memory on a big model, perplexity and KL on the trained one.",
+    doc="fp32, 16-bit weights and autocast: speed and memory on a big model, perplexity and KL on the trained one.",
     grids={"cpu": (_grid("minimind2-small", 512), _quality()), "cuda": (_grid("minimind-3", 2048), _quality())},
     metrics=(
         "tps", "tpot", "ttft", "prefill_tps", "train_tps", "step_time", "mfu", "mbu", "peak_bytes", "reserved_bytes",

@@ -17,8 +17,9 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from harness.backends._operations import counted_operations, profiled_operations
 from harness.core import CaseFailed, Iteration, ModelSource, Unsupported, Workload
 from harness.ranges import nvtx_range
 from harness.registry import Work
@@ -67,7 +68,8 @@ def _plain_tensors(tensor: torch.Tensor) -> list[torch.Tensor]:
 class TorchEngine(ABC):
     """The primitives that an engine with torch tensors offers. `state` is the engine's own KV cache object.
 
-    `config` is the model's shape after the variant's changes, `autocast` the dtype of autocast if it is on.
+    `config` is the model's shape after the variant's changes, `autocast` the dtype of autocast if it is on;
+    `inference_only` says why the variant cannot be trained, where that is so.
     """
 
     source: ModelSource
@@ -76,6 +78,7 @@ class TorchEngine(ABC):
     seed: int
     autocast: str | None = None
     bare_loop: bool = False
+    inference_only: str | None = None
 
     @abstractmethod
     def new_state(self, batch: int, max_length: int) -> Any:
@@ -169,45 +172,14 @@ class TorchEngine(ABC):
         }
         if workload.kind not in kinds:
             raise Unsupported(f"this backend has no workload {workload.kind}")
+        if workload.kind == "train_step" and self.inference_only is not None:
+            raise Unsupported(self.inference_only)
         return kinds[workload.kind](self, workload)
 
     def synchronize(self) -> None:
         """Wait until the device is idle."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-
-
-class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what reaches the dispatcher, by operator name: exact, and cheap where nothing is compiled."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.counts: dict[str, int] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name
-        self.counts[name] = self.counts.get(name, 0) + 1
-        return func(*args, **(kwargs or {}))
-
-
-def profiled_operations(step: Callable[[], None]) -> dict[str, Any]:
-    """Operations by name through torch's profiler, which sees compiled kernels too, and kernel launches on CUDA."""
-    from torch.autograd import DeviceType  # type: ignore[attr-defined]
-    from torch.profiler import ProfilerActivity, profile
-
-    cuda = torch.cuda.is_available()
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as profiler:
-        step()
-        if cuda:
-            torch.cuda.synchronize()
-    counts: dict[str, int] = {}
-    launches = 0
-    for event in profiler.events() or ():
-        if event.device_type == DeviceType.CUDA:
-            launches += 1
-        else:
-            counts[event.name] = counts.get(event.name, 0) + 1
-    return {"operations": dict(sorted(counts.items())), **({"launches_per_step": launches} if cuda else {})}
 
 
 class TorchSession(ABC):
@@ -247,12 +219,11 @@ class TorchSession(ABC):
     def facts(self) -> dict[str, Any]:
         """The engine's facts, the operations of one step by name, and a digest of the greedy tokens."""
         facts = {**self.engine.facts(), "disk_bytes": self.engine.disk_bytes()}
-        if self.engine.device.type == "cuda" or facts.get("compiled_graphs"):
+        compiled = bool(facts.get("compiled_graphs"))
+        if not compiled:
+            facts |= counted_operations(self.step)
+        if compiled or self.engine.device.type == "cuda":
             facts |= profiled_operations(self.step)
-        else:
-            with OperationCounter() as counter:
-                self.step()
-            facts["operations"] = dict(sorted(counter.counts.items()))
         if self.outputs is not None:
             facts["outputs"] = hashlib.sha256(str(self.outputs.tolist()).encode()).hexdigest()[:16]
         return facts
@@ -386,6 +357,8 @@ class TrainSession(TorchSession):
         super().__init__(engine, workload)
         self.ids = engine.prompt(workload["batch"], workload["length"])
         self.optimizer = torch.optim.AdamW(engine.parameters(), lr=5e-4)
+        # Gradients below fp16's smallest number would be lost; in other formats the scaler passes everything through.
+        self.scaler = torch.amp.GradScaler(engine.device.type, enabled=engine.autocast == "float16")
 
     def iterate(self) -> Iteration:
         """Forward, backward, clip, update, zero_grad."""
@@ -394,10 +367,12 @@ class TrainSession(TorchSession):
             with nvtx_range("forward"), self.engine.computing():
                 loss = self.engine.train_loss(self.ids)
             with nvtx_range("backward"):
-                loss.backward()  # type: ignore[no-untyped-call]
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             with nvtx_range("update"):
+                self.scaler.unscale_(self.optimizer)
                 torch.nn.utils.clip_grad_norm_(self.engine.parameters(), 1.0)
-                self.optimizer.step()
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
                 self.optimizer.zero_grad(set_to_none=True)
 
         return self.timed(body)

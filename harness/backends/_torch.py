@@ -6,7 +6,9 @@ engine.session(Workload.parse("decode(batch=1,context=128,new_tokens=32)")).iter
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,12 +16,14 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from harness.backends._compile import CompileRecord, cold_caches
 from harness.backends._sessions import TorchEngine, TorchSession, stored_bytes, work_of
 from harness.core import REFERENCE, HarnessError, ModelSource, Unsupported, Variant, Workload, one_of
 from harness.registry import Work, options_of
 from harness.telemetry import usable_cpus
 from minimind.assets import embedded_checkpoint
 from minimind.attention import convert_heads
+from minimind.cache import new_cache
 from minimind.checkpoint import load_weights
 from minimind.config import PRESETS, MiniMindConfig
 from minimind.model import MiniMindForCausalLM
@@ -35,7 +39,8 @@ class Build:
 
     `weight_bytes` and `kv_bytes` are bytes per value where an option stores them in another way than in the model's
     dtype; they are the base of MBU. `logits_to_keep` is that of the timed workloads (0: every position).
-    `inference_only` says why the variant cannot be trained, where that is so.
+    `inference_only` says why the variant cannot be trained, `without_decode` why it has no meaning in a workload that
+    takes no decode steps, where that is so.
     """
 
     config: MiniMindConfig
@@ -52,6 +57,7 @@ class Build:
     weight_bytes: float | None = None
     kv_bytes: float | None = None
     inference_only: str | None = None
+    without_decode: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     wrappers: list[Callable[[Forward, MiniMindForCausalLM], Forward]] = field(default_factory=list)
     observers: list[Callable[[], dict[str, Any]]] = field(default_factory=list)
@@ -94,11 +100,13 @@ class Build:
 
 
 def weights_of(source: ModelSource, seed: int) -> tuple[MiniMindConfig, Weights]:
-    """Config and weights of a source: the user's file, the embedded trained checkpoint, or random from the seed."""
+    """Config and fp32 weights: the user's file, the embedded trained checkpoint, or random from the seed."""
     name = source.preset or source.name
     path = source.weights or embedded_checkpoint(name)
     if path is not None:
-        return load_weights(path)
+        config, weights = load_weights(path)
+        # NOTE: a file may hold 16-bit weights; the reference computes in fp32 all the same, options cast from there.
+        return config, {name: weight.float() for name, weight in weights.items()}
     config = PRESETS[one_of("model", name, list(PRESETS))]
     torch.manual_seed(seed)
     return config, dict(MiniMindForCausalLM(config).state_dict())
@@ -138,37 +146,46 @@ class MiniMindEngine(TorchEngine):
         self.build, self.config = build, build.config
         self.model = build.built()
         self.autocast, self.bare_loop = build.autocast, build.bare_loop
-        self._call: Any = self.model
-        self.compiled_graphs: Callable[[], int] = lambda: 0
-        if build.compile_mode is not None:
-            self._compile()
+        self.inference_only = build.inference_only
+        self.compile_record = None if build.compile_mode is None else CompileRecord(build.compile_mode)
+        self._call: Any = self._compiled(self.model)
+        self._last_state: Any = None
         self._forward: Forward = self._plain_forward
         for wrapper in build.wrappers:
             self._forward = wrapper(self._forward, self.model)
 
     def _compiled(self, module: nn.Module) -> Any:
         """The module through torch.compile in the variant's mode; as it is where the variant does not compile."""
-        mode = self.build.compile_mode
-        return module if mode is None else torch.compile(module, mode=None if mode == "default" else mode, dynamic=None)
+        return module if self.compile_record is None else self.compile_record.compiled(module)
 
-    def _compile(self) -> None:
-        from torch._dynamo.utils import counters
+    def compiled_graphs(self) -> int:
+        """Graphs compiled for this engine so far."""
+        return 0 if self.compile_record is None else self.compile_record.graphs
 
-        self._call = self._compiled(self.model)
-        before = int(counters["stats"]["unique_graphs"])  # the counter is the whole process's
-        self.compiled_graphs = lambda: int(counters["stats"]["unique_graphs"]) - before
+    def cold_start(self) -> AbstractContextManager[None]:
+        """Inside, whatever compiles does so without code left on disk by an earlier process."""
+        return contextlib.nullcontext() if self.compile_record is None else cold_caches()
 
     def new_state(self, batch: int, max_length: int) -> Any:
         with self.computing():
             # The model would ask its head for the dtype, and a quantised head has none that a cache could use.
             dtype = getattr(torch, self.autocast) if self.autocast else self.weight_dtype()
-            return self.model.new_cache(
-                kind=self.build.cache_kind, batch_size=batch, max_length=max_length, dtype=dtype, device=self.device
-            )
+            # NOTE: a compiled step is guarded against a full buffer, whose view would be contiguous, and would be
+            # compiled again for the last position; one spare position makes that never happen.
+            spare = 0 if self.compile_record is None else 1
+            state = new_cache(
+                self.config, kind=self.build.cache_kind, batch_size=batch, max_length=max_length + spare, dtype=dtype,
+                device=self.device,
+            )  # fmt: skip
+        if self.compile_record is not None:
+            self.compile_record.keep_in_place(state)
+        self._last_state = state
+        return state
 
     def session(self, workload: Workload) -> TorchSession:
-        if workload.kind == "train_step" and self.build.inference_only is not None:
-            raise Unsupported(self.build.inference_only)
+        decodes = workload.kind in ("decode", "generate", "perplexity")
+        if not decodes and self.build.without_decode is not None:
+            raise Unsupported(self.build.without_decode)
         return super().session(workload)
 
     def rewind(self, state: Any, length: int) -> None:
@@ -219,15 +236,19 @@ class MiniMindEngine(TorchEngine):
         modules: dict[str, int] = {}
         for module in self.model.modules():
             modules[type(module).__name__] = modules.get(type(module).__name__, 0) + 1
+        common = self.compute_facts()
         return {
-            **self.compute_facts(),
+            **common,
             "modules": modules,
             "attention": self.model.model.attention.name,
-            "cache": self.build.cache_kind,
+            "cache": self.build.cache_kind if self._last_state is None else self._last_state.kind,
+            "cache_class": None if self._last_state is None else type(self._last_state).__name__,
             "num_attention_heads": self.config.num_attention_heads,
             "num_key_value_heads": self.config.num_key_value_heads,
+            "attn_weights": "checkpoint" if common["trained"] else "random",
             "threads_asked": self.build.threads,
-            "compiled_graphs": self.compiled_graphs(),
+            "compiled_graphs": 0,
+            **({} if self.compile_record is None else self.compile_record.facts()),
             "loop": "bare" if self.bare_loop else "harness",
             "logits_to_keep": self.build.logits_to_keep,
             **self.build.facts,

@@ -37,6 +37,7 @@ class Build:
     model: PreTrainedModel
     autocast: str | None = None
     threads: int | None = None
+    inference_only: str | None = None
 
     def cast(self, dtype: str) -> None:
         """Convert the weights."""
@@ -98,6 +99,7 @@ class TransformersEngine(TorchEngine):
             declared.apply(build, value)
         torch.set_num_threads(build.threads or len(usable_cpus()))
         self.build, self.model, self.autocast = build, build.model, build.autocast
+        self.inference_only = build.inference_only
 
     def new_state(self, batch: int, max_length: int) -> Any:
         return DynamicCache()

@@ -1,4 +1,9 @@
-"""Axis `attn`: how many key/value heads the model keeps."""
+"""Axis `attn`: how many key/value heads the model keeps.
+
+    harness run attention --axis attn=gqa,mqa
+
+The fact `attn_weights` says what the heads hold: checkpoint | repeated (exact) | converted by mean | random.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,21 @@ if TYPE_CHECKING:
 axis("attn", reference="gqa", doc="Key/value heads: the checkpoint's own groups, one per query head, or one in all.")
 
 
+def _convert(build: Build, num_heads: int) -> None:
+    """Convert the heads and note where their weights come from, for whoever reads a quality figure."""
+    from minimind.assets import embedded_checkpoint
+
+    before = build.config.num_key_value_heads
+    build.convert_heads(num_heads)
+    after = build.config.num_key_value_heads
+    if build.source.weights is None and embedded_checkpoint(build.source.name) is None:
+        build.facts["attn_weights"] = "random"
+    elif after == before:
+        build.facts["attn_weights"] = "checkpoint"
+    else:
+        build.facts["attn_weights"] = "repeated (exact)" if after > before else "converted by mean"
+
+
 @option(
     "attn",
     "mha",
@@ -21,7 +41,7 @@ axis("attn", reference="gqa", doc="Key/value heads: the checkpoint's own groups,
 )
 def mha(build: Build, value: str) -> None:
     """Every query head gets its own copy of its group's keys and values: the same function, more memory."""
-    build.convert_heads(build.config.num_attention_heads)
+    _convert(build, build.config.num_attention_heads)
 
 
 @option(
@@ -33,4 +53,4 @@ def mha(build: Build, value: str) -> None:
 )
 def mqa(build: Build, value: str) -> None:
     """All query heads share one key/value head, the mean of the checkpoint's: least memory, another function."""
-    build.convert_heads(1)
+    _convert(build, 1)

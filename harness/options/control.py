@@ -12,7 +12,13 @@ if TYPE_CHECKING:
 axis("control", reference="none", doc="A second, identical arm: whatever a comparison says about it is a false alarm.")
 
 
-@option("control", "aa", stage="runtime", backends=("torch", "transformers"), numerics=EXACT)
+@option(
+    "control",
+    "aa",
+    stage="runtime",
+    backends=("torch", "transformers", "onnxruntime", "onnxruntime_genai"),
+    numerics=EXACT,
+)
 def aa(build: Build, value: str) -> None:
     """Changes nothing: the reference again, in processes of its own."""
 
