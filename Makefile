@@ -5,12 +5,13 @@
 #
 # Repeating either skips what is done. Others: make env, make format, make clean.
 # Variables: PYTHON=python3.12 (which interpreter), ARGS="--device cuda" (more flags for the demo),
-# PYTEST_ARGS="-k store" (more flags for pytest), TORCH="torch==2.13.0" (what to install where no fitting torch is found).
+# TORCH="torch==2.13.0" (what to install where no fitting torch is found), PYTEST_ARGS="-k store" (flags for pytest; left
+# alone it runs all but the slow tests, `make test PYTEST_ARGS=` runs those too).
 
 PYTHON      ?= python3
 TORCH       ?= torch==2.13.0
 ARGS        ?=
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -m "not slow"
 
 # What the recipes below call.
 PY      := .venv/bin/python

@@ -118,33 +118,43 @@ def _markdown(table: Table) -> str:
 def _terminal(table: Table) -> str:
     from rich import box
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table as RichTable
     from rich.text import Text
 
     drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in table.columns:
+    for number, column in enumerate(table.columns):
+        words = [len(word) for row in table.rows for word in row[number].split()]  # an option is never cut in two
         drawn.add_column(
-            column.name, justify="right" if column.right else "left", overflow="fold", no_wrap=column.right
+            column.name,
+            justify="right" if column.right else "left",
+            overflow="fold",
+            no_wrap=column.right,
+            min_width=None if column.right else min(max(words, default=0) + 2, 48),
         )
     styles = list(table.styles) or ["default"] * len(table.rows)
     for row, style in zip(table.rows, styles, strict=True):
         drawn.add_row(*(Text(cell) for cell in row), style=style)
+    width = _width()
     console = Console(
-        file=io.StringIO(), width=_width(), highlight=False, force_terminal=_colour(), legacy_windows=False
+        file=io.StringIO(), width=width or 10_000, highlight=False, force_terminal=_colour(), legacy_windows=False
     )
-    console.print(Text(table.title, style="bold"))
+    if width is None:
+        console.width = Measurement.get(console, console.options, drawn).maximum
+    console.print(Text(table.title, style="bold"), soft_wrap=width is None)
     console.print(drawn)
     for note in table.notes:
-        console.print(Text(note, style="dim"), soft_wrap=False)
+        console.print(Text(note, style="dim"), soft_wrap=width is None)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
-def _width() -> int:
+def _width() -> int | None:
+    """Columns of the terminal; None where the table goes into a file or a pipe and may be as wide as it is."""
     import shutil
     import sys
 
-    return shutil.get_terminal_size((150, 50)).columns if sys.stdout.isatty() else 150
+    return shutil.get_terminal_size((150, 50)).columns if sys.stdout.isatty() else None
 
 
 def _colour() -> bool:

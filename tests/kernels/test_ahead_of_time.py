@@ -59,7 +59,6 @@ def compiled() -> list[dict[str, Any]]:
     return [json.loads(line) for line in run("-m", "kernels.ahead_of_time", "--json").splitlines()]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("module", TABLES)
 def test_no_kernel_spills(module: str, compiled: list[dict[str, Any]]) -> None:
     found = [row for row in compiled if row["module"] == module]
@@ -72,7 +71,6 @@ def test_no_kernel_spills(module: str, compiled: list[dict[str, Any]]) -> None:
         assert row["shared_bytes"] <= {80: 163, 90: 227}[row["capability"]] * 1024, row
 
 
-@pytest.mark.slow
 def test_a_spill_would_be_seen() -> None:
     """One warp that holds 8192 columns in its registers cannot: otherwise the test above would prove nothing."""
     program = """

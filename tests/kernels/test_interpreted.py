@@ -16,7 +16,6 @@ pytest.importorskip("triton", reason="triton is not installed (pip install --no-
 CHECKS = sorted((Path(__file__).parent / "interpreted").glob("check_*.py"))
 
 
-@pytest.mark.slow
 def test_interpreted(interpret: Callable[[Iterable[Path]], Counter[str]]) -> None:
     """NOTE: a file that passes with no test in it would mean nothing, hence the counts."""
     passed = interpret(CHECKS)
@@ -24,7 +23,6 @@ def test_interpreted(interpret: Callable[[Iterable[Path]], Counter[str]]) -> Non
     assert all(count > 5 for count in passed.values()), passed
 
 
-@pytest.mark.slow
 def test_a_failure_in_there_is_a_failure_here(
     interpret: Callable[[Iterable[Path]], Counter[str]], tmp_path: Path
 ) -> None:

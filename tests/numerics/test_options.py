@@ -20,6 +20,7 @@ from harness.backends import _torch
 from harness.backends._torch import MiniMindEngine, load
 from harness.capability import capabilities
 from harness.core import REFERENCE, Case, CaseFailed, Grid, ModelSource, Unsupported, Variant, Workload
+from harness.options import _quantize
 from harness.plan import arms_of
 from harness.registry import Option, resolve_workload, why_unsupported
 from harness.worker import check_evidence
@@ -53,6 +54,7 @@ def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_torch, "usable_cpus", lambda: {0})
+        patch.setattr(_quantize, "CALIBRATION_ROWS", 2)  # GPTQ's text; its quality has tests of its own
         yield
     torch.set_num_threads(before)
 
