@@ -113,7 +113,7 @@ def test_every_builtin_declaration_is_complete() -> None:
 def test_names_are_checked_and_the_known_ones_listed() -> None:
     cases = {
         "norms=fused": r"unknown axis 'norms'. Did you mean 'norm'\? Known: attn, backend",
-        "kv=preallok": r"unknown option of axis kv 'preallok'. Did you mean 'prealloc'\? Known: cat, int8, paged, prealloc",
+        "kv=preallok": r"unknown option of axis kv 'preallok'. Did you mean 'prealloc'\? Known: cat, int8",
         "backend=tensorflow": r"unknown option of axis backend 'tensorflow'. .*torch",
         "threads=0": r"unknown option of axis threads '0'. Known: <N>, all",
         "threads=N": r"unknown option of axis threads 'N'.* Known: <N>, all",
