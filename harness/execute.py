@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from harness.core import SOLO_BLOCK, CaseFailed, HarnessError, ModelSource, Sampling, UsageError, Variant
@@ -102,6 +103,12 @@ class Request:
         return cls(**fields_)
 
 
+def _program() -> str:
+    """What was started, without its folder: results are passed on, and the folder is nobody else's business."""
+    path = Path(sys.argv[0])
+    return path.parent.name if path.name == "__main__.py" else path.name
+
+
 def run_row(request: Request, plan: Plan) -> RunRow:
     """The row of the `runs` table: the machine, the versions, the commit, the command."""
     machine, found, git = inspect_machine(request.device), versions(), checkout()
@@ -111,7 +118,7 @@ def run_row(request: Request, plan: Plan) -> RunRow:
         suite_version=plan.suite.version,
         git_sha=git.sha if git else "",
         git_dirty=bool(git and git.dirty),
-        argv=json.dumps(sys.argv),
+        argv=json.dumps([_program(), *sys.argv[1:]]),
         command=request.command(),
         seed=request.seed,
         machine_id=machine.machine_id,

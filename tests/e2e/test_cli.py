@@ -106,6 +106,7 @@ def test_two_runs_at_once_into_one_store_are_both_whole(tmp_path: Path) -> None:
     results = [finish(child) for child in children]
     assert [code for code, _, _ in results] == [0, 0], results
     assert [run.status for run in store.runs()] == ["finished", "finished"]
+    assert {json.loads(run.argv)[0] for run in store.runs()} == {"harness"}, "no folder of this machine in a record"
     for run in store.runs():
         blocks = {frozenset(found) for found in store.done_blocks(run.run_id).values()}
         assert blocks == {frozenset({-1, 0})} and len(store.done_blocks(run.run_id)) == 2
