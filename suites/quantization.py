@@ -9,6 +9,7 @@ _QUANT = (
 _NATIVE_BF16 = Variant.parse("kv=prealloc step=cpp precision=bf16")
 _GRANULARITIES = ("fake-int8-tensor", "fake-int4-tensor", "fake-int4-channel", "fake-int4-group64")
 _NATIVE = {"kv": ("prealloc",), "step": ("cpp",), "quant": ("none", "int8", "int4", "gptq-int4")}
+_TEXT = (Workload.of("perplexity", batch=16, length=256, prefill=224),)
 _BF16 = (Variant.parse("precision=bf16"),)
 
 
@@ -23,10 +24,12 @@ def _native(model: str, new_tokens: int) -> Grid:
     return Grid(models=(model,), workloads=(decode,), axes=_NATIVE, extra=(_NATIVE_BF16,))
 
 
-def _quality() -> tuple[Grid, ...]:
-    text = (Workload.of("perplexity", batch=16, length=256, prefill=224),)
-    every = Grid(models=("tiny",), workloads=text, axes={"quant": (*_QUANT, *_GRANULARITIES)}, extra=_BF16)
-    return (every, Grid(models=("tiny",), workloads=text, axes=_NATIVE, extra=(_NATIVE_BF16,)))
+def _quality() -> Grid:
+    return Grid(models=("tiny",), workloads=_TEXT, axes={"quant": (*_QUANT, *_GRANULARITIES)}, extra=_BF16)
+
+
+def _native_quality() -> Grid:
+    return Grid(models=("tiny",), workloads=_TEXT, axes=_NATIVE, extra=(_NATIVE_BF16,))
 
 
 SUITE = Suite(
@@ -34,8 +37,13 @@ SUITE = Suite(
     doc="Every quantisation: PPL, KL, top-1 and a sample on the trained model; speed, memory and size on a big one. "
     "Peak memory includes the float weights, since all of them are quantised while loading.",
     grids={
-        "cpu": (_speed("minimind2-small", 16, 256), _native("minimind2-small", 32), *_quality()),
-        "cuda": (_speed("minimind-3", 64, 1024), *_quality()),
+        "cpu": (
+            _speed("minimind2-small", 16, 256),
+            _native("minimind2-small", 32),
+            _quality(),
+            _native_quality(),
+        ),
+        "cuda": (_speed("minimind-3", 64, 1024), _quality()),
     },
     metrics=(
         "tps", "tpot", "ttft", "prefill_tps", "mbu", "peak_bytes", "reserved_bytes", "disk_bytes", "load_time", "ppl",
