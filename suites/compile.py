@@ -14,14 +14,14 @@ def _grids(model: str, modes: tuple[str, ...], context: int, new_tokens: int) ->
         Workload.of("prefill", context=context),
     )
     axes = {"kv": ("prealloc",), "compile": ("off", *modes)}
-    quality = {"kv": ("prealloc",), "compile": ("off", "default")}
     return (
         Grid(models=(model,), workloads=workloads, axes=axes),
-        Grid(models=("tiny",), workloads=(Workload.of("perplexity"),), axes=quality),
+        Grid(models=("tiny",), workloads=(_TEXT,), axes=axes),
     )
 
 
 _MODES = ("default", "reduce-overhead", "cpp-wrapper")
+_TEXT = Workload.of("perplexity", batch=4, length=160)
 
 SUITE = Suite(
     name="compile",

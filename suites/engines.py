@@ -16,6 +16,8 @@ _OTHERS = (
     "backend=llama_cpp precision=bf16",
     "backend=llama_cpp quant=q8_0",
     "backend=llama_cpp quant=q4_0",
+    "backend=vllm",
+    "backend=vllm precision=bf16",
 )
 _CPU_DECODE = (
     f"{_OURS} step=cpp",

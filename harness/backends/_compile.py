@@ -12,9 +12,13 @@ why the graph ended, and inductor hands back the code that it generated. Nothing
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -37,11 +41,29 @@ def inductor_options(mode: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def cold_caches() -> Iterator[None]:
-    """An empty cache of compiled code on disk, so that a compile inside takes its full time."""
+    """An empty cache of compiled code on disk, so that a compile inside takes its full time.
+
+    What was compiled joins the ordinary cache at the end: the timed workers need not compile it again. What the
+    processor can do is found out before, by compiling for each of its vector units: that is a matter of the machine.
+    """
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
     from torch._inductor.utils import fresh_cache
 
-    with fresh_cache():
-        yield
+    pick_vec_isa()
+    with tempfile.TemporaryDirectory() as folder:
+        with fresh_cache(dir=folder, delete=False):
+            yield
+        for cold in Path(folder).iterdir():
+            shutil.copytree(cold, cache_dir(), copy_function=_copy_whole, dirs_exist_ok=True)
+
+
+def _copy_whole(source: str, target: str) -> None:
+    """Copy a file that appears under its name all at once, unless it is there already: others use the cache too."""
+    if not os.path.exists(target):
+        part = f"{target}.{os.getpid()}"
+        shutil.copy2(source, part)
+        os.replace(part, target)
 
 
 class CompileRecord:

@@ -3,12 +3,13 @@
 engine = load(ModelSource("tiny"), Variant.parse("backend=llama_cpp quant=q8_0"), "cpu", seed=0)
 engine.session(Workload.parse("decode(batch=1,context=128,new_tokens=32)")).iterate()
 
-Every build writes the file, loads it, and compares its logits with the reference before anything is timed. The cache
-has the dtype of the precision axis (llama.cpp's own default would be fp16), and flash attention is left to llama.cpp
-except in fp32, where it would round to fp16. Quantised variants keep their cache in fp32 and, inside llama.cpp, also
-quantise activations to 8 bits. Timed work computes the logits of the last position only, which is all that llama.cpp's
-users ask for: compare its prefill with `logits=last`. Refuses (Unsupported): timed batches, training, CUDA,
-configurations that GGUF's architectures do not compute.
+The file is written once per set of weights and number format, and its logits are compared with the reference before
+anything is timed, again whenever the file or the library has changed. The cache has the dtype of the precision axis
+(llama.cpp's own default would be fp16), and flash attention is left to llama.cpp except in fp32, where it would round
+to fp16. Quantised variants keep their cache in fp32 and, inside llama.cpp, also quantise activations to 8 bits. Timed
+work computes the logits of the last position only, which is all that llama.cpp's users ask for: compare its prefill
+with `logits=last`. Refuses (Unsupported): timed batches, training, CUDA, configurations that GGUF's architectures do
+not compute.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import contextlib
 import ctypes
 import gc
 import re
-import tempfile
 import time
 import weakref
 from collections.abc import Iterator
@@ -29,14 +29,16 @@ import llama_cpp
 import torch
 from llama_cpp._ggml import libggml
 
+from harness.backends._exported import digest, distance, exported, verified
 from harness.backends._sessions import TorchEngine, TorchSession, work_of
-from harness.backends._torch import MiniMindEngine, weights_of
+from harness.backends._torch import MiniMindEngine, Weights, weights_of
 from harness.core import REFERENCE, CaseFailed, ModelSource, Unsupported, Variant, Workload
 from harness.registry import WORKLOADS, Work, options_of
 from harness.telemetry import reset_peak_rss, usable_cpus
 from minimind import costs
 from minimind.assets import embedded_checkpoint
-from minimind.export.gguf import export_gguf
+from minimind.config import MiniMindConfig
+from minimind.export import gguf as gguf_format
 
 # What GGUF calls a dtype -> (ggml's number of it, bytes per value): the dtypes that the cache can have.
 CACHE_TYPES = {"f32": (0, 4), "f16": (1, 2), "bf16": (30, 2)}
@@ -134,19 +136,17 @@ class LlamaCppEngine(TorchEngine):
         torch.set_num_threads(self.threads)
         self._report: dict[str, Any] | None = None
         llama_cpp.llama_backend_init()
-        with tempfile.TemporaryDirectory(prefix="minimind-gguf-") as folder:
-            path = Path(folder) / "model.gguf"
-            self.config, weights = weights_of(source, source.seed)
-            try:
-                export_gguf(path, self.config, weights, dtype=self.file_type)
-            except ValueError as error:
-                raise Unsupported(str(error)) from error
-            del weights
-            self.file_bytes = path.stat().st_size
-            started = time.perf_counter()
-            self._load(path)
-            self.load_seconds = time.perf_counter() - started
-        self._verify()
+        self.config, weights = weights_of(source, source.seed)
+        try:
+            path = exported_file(self.config, weights, self.file_type)
+        except ValueError as error:
+            raise Unsupported(str(error)) from error
+        del weights
+        self.file_bytes = path.stat().st_size
+        started = time.perf_counter()
+        self._load(path)
+        self.load_seconds = time.perf_counter() - started
+        self.verified = verified(path, f"{library()} {system_info()}", self._verify)
         # Exporting and verifying are the laboratory's needs, not the engine's. The reference holds itself in a cycle.
         gc.collect()
         reset_peak_rss()
@@ -154,7 +154,7 @@ class LlamaCppEngine(TorchEngine):
     def _load(self, path: Path) -> None:
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = 0
-        # Read, not mapped: the file is gone afterwards, and memory is counted as any other engine's.
+        # Read, not mapped: the file may be deleted afterwards, and memory is counted as any other engine's.
         params.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE
         with library_log() as self.load_log:
             self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
@@ -163,22 +163,20 @@ class LlamaCppEngine(TorchEngine):
         weakref.finalize(self, llama_cpp.llama_model_free, self.model).atexit = False
 
     @torch.inference_mode()
-    def _verify(self) -> None:
+    def _verify(self) -> dict[str, float]:
         """Compare with the reference on a short text, all positions; raises CaseFailed (wrong)."""
         ids_BT = self.prompt(1, min(CHECKED_TOKENS, self.config.max_position_embeddings))
-        own = self.forward(ids_BT, self.new_state(1, ids_BT.shape[1])).double()
+        own = self.forward(ids_BT, self.new_state(1, ids_BT.shape[1]))
         reference = self.reference()
-        other = reference.forward(ids_BT, reference.new_state(1, ids_BT.shape[1])).double()
-        difference = float((own - other).abs().max())
-        own_log, other_log = own.log_softmax(-1), other.log_softmax(-1)
-        kl = float((other_log.exp() * (other_log - own_log)).sum(-1).mean())
-        self.verified = {"max_difference": difference, "kl": max(kl, 0.0)}
+        found = distance(own, reference.forward(ids_BT, reference.new_state(1, ids_BT.shape[1])))
+        difference, kl = found["max_difference"], found["kl"]
         good = difference <= TOLERANCE if self.file_type == "f32" else kl <= MAX_KL[self.file_type]
         if not good:  # also where it is not a number
             raise CaseFailed(
                 f"the GGUF ({self.file_type}) is not the model: logits differ by {difference:.3g}, KL {kl:.3g} nats",
                 status="wrong",
             )
+        return found
 
     def session(self, workload: Workload) -> TorchSession:
         """As every engine of this family, without training, and timed for one sequence only."""
@@ -296,9 +294,29 @@ class LlamaCppEngine(TorchEngine):
             "flash_attention": operations.get("FLASH_ATTN_EXT", 0) > 0,
             "file_type": llama_cpp.llama_ftype_name(llama_cpp.llama_model_ftype(self.model)).decode(),
             "threads": llama_cpp.llama_n_threads(probe.pointer),
-            "library": f"llama-cpp-python {llama_cpp.__version__}",
-            "system_info": llama_cpp.llama_print_system_info().decode().strip(" |"),
+            "library": library(),
+            "system_info": system_info(),
         }
+
+
+def library() -> str:
+    """The package and its version."""
+    return f"llama-cpp-python {llama_cpp.__version__}"
+
+
+def system_info() -> str:
+    """The instruction sets that llama.cpp was compiled for."""
+    return str(llama_cpp.llama_print_system_info().decode().strip(" |"))
+
+
+def exported_file(config: MiniMindConfig, weights: Weights, file_type: str) -> Path:
+    """The model as GGUF in a number format, written where it was not before. Raises ValueError."""
+    exporter = Path(gguf_format.__file__).read_text(encoding="utf-8")
+
+    def make(path: Path) -> None:
+        gguf_format.export_gguf(path, config, weights, dtype=file_type)
+
+    return exported("gguf", f"{digest(config, weights, exporter)}-{file_type}.gguf", make)
 
 
 def load(source: ModelSource, variant: Variant, device: str, seed: int) -> LlamaCppEngine:

@@ -3,10 +3,10 @@
 engine = load(ModelSource("tiny"), Variant.parse("backend=onnxruntime quant=ort-int8"), "cpu", seed=0)
 engine.session(Workload.parse("decode(batch=1,context=128,new_tokens=32)")).iterate()
 
-The file is made once per set of weights, in a process of its own. Every load compares it with the reference, a prompt
-and a cached step at two batch sizes, before anything is timed. The cache are the runtime's own arrays, handed back as
-inputs without a copy; the graph writes them anew in every step. Refuses (Unsupported): training, CUDA, mixtures of
-experts.
+The file is made once per set of weights, in a process of its own. It is compared with the reference, a prompt and a
+cached step at two batch sizes, before anything is timed, again whenever file or package has changed. The cache are the
+runtime's own arrays, handed back as inputs without a copy; the graph writes them anew in every step. Refuses
+(Unsupported): training, CUDA, mixtures of experts.
 
     python -m harness.backends._onnxruntime WEIGHTS.safetensors OUT.onnx     # what that process runs
 """
@@ -28,7 +28,7 @@ import onnxruntime
 import torch
 from onnxruntime import InferenceSession, OrtValue, SessionOptions
 
-from harness.backends._exported import digest, exported, run_child
+from harness.backends._exported import digest, exported, run_child, verified
 from harness.backends._sessions import TorchEngine, TorchSession, work_of
 from harness.backends._torch import MiniMindEngine, Weights, weights_of
 from harness.core import REFERENCE, CaseFailed, ModelSource, Unsupported, Variant, Workload
@@ -81,13 +81,11 @@ class OnnxRuntimeEngine(TorchEngine):
         path = exported_file(self.config, weights)
         self.inputs = ["input_ids", *onnx_format.past_names(self.config)]
         self.outputs = ["logits", *(name.replace("past", "present") for name in self.inputs[1:])]
-        self.session_of(path)
-        self.verified = self._verify()
+        self.verified = verified(path, f"onnxruntime {onnxruntime.__version__}", lambda: self._verify(path))
         if self.build.int8:
             path = quantized_file(path)
         del weights
         self.path, self.file_bytes = path, path.stat().st_size
-        del self.runtime
         reset_peak_rss()  # exporting and verifying are the laboratory's needs, not the engine's
         started = time.perf_counter()
         self.session_of(path)
@@ -106,8 +104,9 @@ class OnnxRuntimeEngine(TorchEngine):
         self.runtime = InferenceSession(str(path), self.session_options(), providers=[PROVIDER])
 
     @torch.inference_mode()
-    def _verify(self) -> dict[str, float]:
+    def _verify(self, path: Path) -> dict[str, float]:
         """Compare with the reference at batch 1 and 2, a prompt and a cached step; raises CaseFailed (wrong)."""
+        self.session_of(path)
         reference = self.reference()
         worst = 0.0
         for batch in (1, 2):
@@ -119,6 +118,7 @@ class OnnxRuntimeEngine(TorchEngine):
                 worst = max(worst, float(difference)) if torch.isfinite(difference) else float("inf")
         if worst > TOLERANCE:
             raise CaseFailed(f"the ONNX file is not the model: its logits differ by {worst:.3g}", status="wrong")
+        del self.runtime
         return {"max_difference": worst}
 
     def session(self, workload: Workload) -> TorchSession:

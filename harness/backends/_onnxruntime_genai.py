@@ -3,11 +3,11 @@
 engine = load(ModelSource("tiny"), Variant.parse("backend=onnxruntime_genai quant=genai-int4"), "cpu", seed=0)
 engine.session(Workload.parse("decode(batch=1,context=128,new_tokens=32)")).iterate()
 
-The model folder is made once per set of weights and precision, from a Transformers folder, in a process of its own.
-Every load compares its logits with the reference before anything is timed. Timed decoding and generation use the
-package's own greedy search; no token ends them. The cache is one buffer of the final length, written in place.
-Refuses (Unsupported): batches (the package cannot rewind them), training, CUDA, what Transformers' Llama and Qwen3 do
-not compute.
+The model folder is made once per set of weights and precision, from a Transformers folder, in a process of its own. Its
+logits are compared with the reference before anything is timed, again whenever folder or package has changed. Timed
+decoding and generation use the package's own greedy search; no token ends them. The cache is one buffer of the final
+length, written in place. Refuses (Unsupported): batches (the package cannot rewind them), training, CUDA, what
+Transformers' Llama and Qwen3 do not compute.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import onnxruntime_genai as genai
 import psutil
 import torch
 
-from harness.backends._exported import digest, exported, run_child
+from harness.backends._exported import digest, distance, exported, run_child, verified
 from harness.backends._sessions import DecodeSession, GenerateSession, TorchEngine, TorchSession, work_of
 from harness.backends._torch import MiniMindEngine, Weights, weights_of
 from harness.core import REFERENCE, CaseFailed, Iteration, ModelSource, Unsupported, Variant, Workload
@@ -122,9 +122,7 @@ class GenAIEngine(TorchEngine):
         except ValueError as error:
             raise Unsupported(str(error)) from error
         del weights
-        self.model = self._load()
-        self.verified = self._verify()
-        del self.model
+        self.verified = verified(self.folder, f"onnxruntime-genai {genai.__version__}", self._verify)
         reset_peak_rss()  # exporting and verifying are the laboratory's needs, not the engine's
         before = psutil.Process().num_threads()
         started = time.perf_counter()
@@ -144,15 +142,16 @@ class GenAIEngine(TorchEngine):
     @torch.inference_mode()
     def _verify(self) -> dict[str, float]:
         """Compare a prompt and a cached step with the reference; raises CaseFailed (wrong)."""
+        self.model = self._load()
         reference = self.reference()
         ids_BT = self.prompt(1, min(CHECKED_TOKENS, self.config.max_position_embeddings))
         states = self.new_state(1, ids_BT.shape[1]), reference.new_state(1, ids_BT.shape[1])
         pieces = ids_BT[:, :-1], ids_BT[:, -1:]
-        own = torch.cat([self.forward(piece, states[0]).double() for piece in pieces], dim=1)
-        other = torch.cat([reference.forward(piece, states[1]).double() for piece in pieces], dim=1)
-        difference = float((own - other).abs().max())
-        own_log, other_log = own.log_softmax(-1), other.log_softmax(-1)
-        kl = float((other_log.exp() * (other_log - own_log)).sum(-1).mean())
+        own = torch.cat(
+            [self.forward(piece, states[0]).double() for piece in pieces], dim=1
+        )  # copied: it is one buffer
+        found = distance(own, torch.cat([reference.forward(piece, states[1]) for piece in pieces], dim=1))
+        difference, kl = found["max_difference"], found["kl"]
         precision = self.build.precision
         good = difference <= TOLERANCE if precision == "fp32" else kl <= MAX_KL[precision]
         if not good:  # also where it is not a number
@@ -160,7 +159,8 @@ class GenAIEngine(TorchEngine):
                 f"the GenAI model ({precision}) is not the model: logits differ by {difference:.3g}, KL {kl:.3g} nats",
                 status="wrong",
             )
-        return {"max_difference": difference, "kl": max(kl, 0.0)}
+        del self.model
+        return found
 
     def session(self, workload: Workload) -> TorchSession:
         """As every engine of this family, for one sequence and without training."""

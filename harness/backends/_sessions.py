@@ -416,22 +416,31 @@ class NormSession(TorchSession):
             self.norm(self.rows)
 
 
-SAMPLE_TOKENS = 24  # of prompt and of continuation alike
+SAMPLE_TOKENS = 24  # of the prompt's end that is shown, and of what is written after it
 
 
 class PerplexitySession(TorchSession):
-    """Teacher-forced held-out text through the cache, beside the reference on the same tokens."""
+    """Teacher-forced held-out text through the cache, beside the reference on the same tokens.
+
+    Scoring, `step` and `sample` run the same two shapes, a prompt of `cut` tokens and a step, on caches of one size:
+    what compiles compiles nothing more for the facts.
+    """
 
     def __init__(self, engine: TorchEngine, workload: Workload) -> None:
         super().__init__(engine, workload)
         self.ids, self.fingerprint = engine.held_out(workload["batch"], workload["length"])
+        self.cut = min(workload["prefill"], workload["length"] - 1)
+
+    def _empty_state(self, engine: TorchEngine) -> Any:
+        """A cache for the text, and for the sample where that is longer."""
+        batch, length = self.ids.shape
+        return engine.new_state(batch, max(length, self.cut + SAMPLE_TOKENS))
 
     def _logits(self, engine: TorchEngine) -> Iterator[torch.Tensor]:
         """Next-token logits in float64, [B, n, V] pieces that together cover positions 0 to T-2."""
-        batch, length = self.ids.shape
-        state = engine.new_state(batch, length)
-        cut = min(self.workload["prefill"], length - 1)
-        pieces = [self.ids[:, :cut], *(self.ids[:, place : place + 1] for place in range(cut, length - 1))]
+        state = self._empty_state(engine)
+        steps = range(self.cut, self.ids.shape[1] - 1)
+        pieces = [self.ids[:, : self.cut], *(self.ids[:, place : place + 1] for place in steps)]
         for piece in pieces:
             with engine.computing():
                 logits = engine.forward(piece, state)
@@ -461,24 +470,24 @@ class PerplexitySession(TorchSession):
 
     @torch.inference_mode()
     def step(self) -> None:
-        """One short prefill and one decode step."""
-        state = self.engine.new_state(1, 9)
+        """One prefill and one decode step."""
+        state = self._empty_state(self.engine)
         with self.engine.computing():
-            self.engine.forward(self.ids[:1, :8], state)
-            self.engine.forward(self.ids[:1, 8:9], state)
+            self.engine.forward(self.ids[:, : self.cut], state)
+            self.engine.forward(self.ids[:, self.cut : self.cut + 1], state)
 
     @torch.inference_mode()
     def sample(self) -> dict[str, str]:
-        """The first tokens of the held-out text and what the variant, choosing greedily, writes after them."""
-        prompt_1T = self.ids[:1, :SAMPLE_TOKENS]
-        state = self.engine.new_state(1, prompt_1T.shape[1] + SAMPLE_TOKENS)
-        tokens = [prompt_1T]
+        """The end of the first sequence's prompt and what the variant, choosing greedily, writes after it."""
+        state = self._empty_state(self.engine)
+        tokens = [self.ids[:, : self.cut]]
         with self.engine.computing():
             for _ in range(SAMPLE_TOKENS):
                 tokens.append(greedy(self.engine.forward(tokens[-1], state)))
         written = torch.cat(tokens[1:], dim=1)[0].tolist()
+        prompt = tokens[0][0, -SAMPLE_TOKENS:].tolist()
         source = self.engine.source
-        return {"sample_prompt": decoded(source, prompt_1T[0].tolist()), "sample_text": decoded(source, written)}
+        return {"sample_prompt": decoded(source, prompt), "sample_text": decoded(source, written)}
 
     def facts(self) -> dict[str, Any]:
         """As every session, with the fingerprint of the scored tokens and a sample of text."""

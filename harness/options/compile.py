@@ -2,8 +2,9 @@
 
     harness run compile
 
-`compile_time` is always that of a cold start: the solo pass compiles into an empty cache on disk. Timed workers may
-find what an earlier one left there; their slices never hold a compile either way. Facts: `compiled_graphs`,
+`compile_time` is always that of a cold start: the solo pass of a timed workload compiles into an empty cache on disk.
+Timed workers find it there, and so does the quality pass; slices never hold a compile either way. What is found out
+about the processor once a machine (tens of seconds on a CPU) does not count. Facts: `compiled_graphs`,
 `graph_breaks`, `recompiles`, `kernels` (names of generated kernels), `compile_seconds`. A prompt and a decode step are
 one graph each, so that a decode session recompiles once; that does not grow with the context.
 """

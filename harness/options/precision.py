@@ -29,7 +29,7 @@ def _multiplies_in(facts: Mapping[str, Any], dtype: str) -> bool:
     "precision",
     "bf16",
     stage="cast",
-    backends=("torch", "transformers", "llama_cpp"),
+    backends=("torch", "transformers", "llama_cpp", "vllm"),
     numerics=lossy(max_kl=0.01),
     evidence=lambda facts: facts["weight_dtype"] == "bfloat16" and _multiplies_in(facts, "bfloat16"),
 )
@@ -42,7 +42,7 @@ def bf16(build: Build, value: str) -> None:
     "precision",
     "fp16",
     stage="cast",
-    backends=("torch", "transformers", "llama_cpp"),
+    backends=("torch", "transformers", "llama_cpp", "vllm"),
     numerics=lossy(max_kl=0.001),
     evidence=lambda facts: facts["weight_dtype"] == "float16" and _multiplies_in(facts, "float16"),
 )

@@ -16,7 +16,7 @@ axis("threads", reference="all", doc="Intra-op CPU threads; `all` is one per cor
     "threads",
     "N",
     stage="runtime",
-    backends=("torch", "transformers", "llama_cpp", "onnxruntime", "onnxruntime_genai"),
+    backends=("torch", "transformers", "llama_cpp", "onnxruntime", "onnxruntime_genai", "vllm"),
     pattern=r"[1-9][0-9]{0,3}",
     numerics=close(fp32=1e-4, bf16=0.25),
     evidence=lambda facts: facts["threads"] == facts["threads_asked"],

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from harness import registry
+from harness.backends import _exported
 from harness.capability import capabilities
 from harness.core import Case, CaseFailed, ModelSource, Unsupported, Variant, Workload
 from harness.registry import resolve_workload, why_unsupported
@@ -55,6 +56,15 @@ TEXTS = [
     "x" * 300 + "!" * 40 + " " * 70 + "0123456789" * 9,
     "price: $1,234.56 (50% off) a+b==c&&d||!e ... --- ___ ***",
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Exports in a folder of the test's own."""
+    folder = tmp_path_factory.mktemp("exports") / "of_this_user"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_exported, "export_folder", lambda: folder)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -228,12 +238,31 @@ def test_long_prompts_go_in_pieces(
 
 
 def test_a_wrong_file_is_never_timed(
-    engine: Any, sources: dict[str, ModelSource], monkeypatch: pytest.MonkeyPatch
+    engine: Any, sources: dict[str, ModelSource], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(_exported, "export_folder", lambda: tmp_path)
     monkeypatch.setattr(gguf, "interleave_halves", lambda weight, head_dim: weight)
     with pytest.raises(CaseFailed, match=r"the GGUF \(f32\) is not the model") as failure:
         load(engine, sources["minimind2"], "")
     assert failure.value.status == "wrong"
+
+
+def test_a_file_is_verified_once_and_again_when_it_was_changed(
+    engine: Any, sources: dict[str, ModelSource], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(_exported, "export_folder", lambda: tmp_path)
+    compared = []
+    verify = engine.LlamaCppEngine._verify
+    monkeypatch.setattr(engine.LlamaCppEngine, "_verify", lambda self: compared.append(self) or verify(self))
+    found = [load(engine, sources["minimind2"], "").facts()["verified"] for _ in range(2)]
+    assert found[0] == found[1] and found[0]["max_difference"] < 2e-4 and len(compared) == 1
+    (path,) = (tmp_path / "gguf").glob("*.gguf")
+    content = bytearray(path.read_bytes())
+    content[-4096:] = bytes(4096)  # the end of the last tensor
+    path.write_bytes(content)
+    with pytest.raises(CaseFailed, match="is not the model"):
+        load(engine, sources["minimind2"], "")
+    assert len(compared) == 2
 
 
 def test_refusals(engine: Any, sources: dict[str, ModelSource]) -> None:

@@ -115,6 +115,21 @@ def test_a_decode_compiles_prompt_and_step_once_each_however_long_it_gets(mode: 
     assert torch.equal(session.outputs, plain.outputs)
 
 
+@needs_compiler
+@pytest.mark.slow
+def test_quality_compiles_prompt_and_step_and_its_facts_nothing_more(source: ModelSource) -> None:
+    text = Workload.of("perplexity", batch=2, length=32, prefill=16)
+    compiled = engine(source, "compile=default kv=prealloc")
+    session = compiled.session(text)
+    quality = session.quality()
+    assert quality["kl"] < 1e-6 and compiled.compiled_graphs() == 2
+    facts = session.facts()
+    assert facts["compiled_graphs"] == 2, "the facts' step or the sample compiled another shape"
+    plain = engine(source, "kv=prealloc").session(text)
+    assert quality["ppl"] == pytest.approx(plain.quality()["ppl"], rel=1e-4)
+    assert facts["sample_text"] == plain.facts()["sample_text"] != ""
+
+
 def test_an_engine_that_does_not_compile_has_no_such_facts(source: ModelSource) -> None:
     plain = engine(source, "kv=prealloc")
     facts = plain.facts()
