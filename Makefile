@@ -2,6 +2,7 @@
 #
 #   make demo    the environment, then a first measurement
 #   make test    the environment, then format, lint, types, import rules and tests
+#   make gate    the environment, then this project's exact gates against the parent commit
 #
 # Repeating either skips what is done. Others: make env, make format, make clean.
 # Variables: PYTHON=python3.12 (which interpreter), ARGS="--device cuda" (more flags for the demo),
@@ -22,7 +23,7 @@ INSTALL := $(PIP) install --constraint .venv/constraints.txt
 OURS    := --no-build-isolation --config-settings editable_mode=compat --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test env format clean
+.PHONY: help demo test gate env format clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -40,6 +41,10 @@ test: .venv/.dev
 	@.venv/bin/lint-imports --no-logo
 	@echo "== tests"
 	@$(PY) -m pytest $(PYTEST_ARGS)
+
+gate: .venv/.base
+	@echo "== gate"
+	@PYTHON=$(PY) ci/self-gate
 
 env: .venv/.dev
 	@echo "the environment is ready: .venv"

@@ -59,6 +59,65 @@ def _common(parser: argparse.ArgumentParser, *, device: bool = False) -> None:
         parser.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda where there is one)")
 
 
+def _selection(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--axis", action="append", default=[], metavar="AXIS=OPTION,...", help="compare these options of an axis"
+    )
+    parser.add_argument("--model", action="append", default=[], metavar="PRESET", help="measure these presets instead")
+    parser.add_argument("--blocks", type=at_least_one, metavar="K", help="number of blocks (default: the suite's)")
+    parser.add_argument("--budget", type=duration, metavar="TIME", help="stop starting blocks after this time (10m)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="orders, prompts, random weights (default: 0)")
+
+
+def _add_verdict_verbs(verbs: Any) -> None:
+    """Those that judge: gate, bisect, baseline, and what feeds them."""
+    gate = verbs.add_parser("gate", help="red only if something really got worse against a baseline")
+    _common(gate, device=True)
+    gate.add_argument("suite", nargs="?", metavar="SUITE", help="what is measured (default: that of the gates)")
+    gate.add_argument(
+        "--against",
+        default="HEAD~1",
+        metavar="BASELINE",
+        help="a git revision, a stored run, a baseline's name or axis=option (default: HEAD~1)",
+    )
+    gate.add_argument("--gates", metavar="FILE", help="declared gates (default: gates.toml, else the suite's own)")
+    gate.add_argument("--exact", action="store_true", help="only the gates that have no noise, on any machine")
+    gate.add_argument("--markdown", metavar="FILE", help="write the summary for a pull request")
+    gate.add_argument("--junit", metavar="FILE", help="write JUnit XML")
+    gate.add_argument("--annotations", action="store_true", help="print GitHub annotations on stderr")
+    _selection(gate)
+
+    bisect = verbs.add_parser("bisect", help="find the commit that made a case slower")
+    _common(bisect, device=True)
+    bisect.add_argument("suite", nargs="?", metavar="SUITE", help="what is measured (default: gate)")
+    bisect.add_argument("--good", required=True, metavar="REV", help="a revision from before the change")
+    bisect.add_argument("--bad", default="HEAD", metavar="REV", help="a revision that has it (default: HEAD)")
+    bisect.add_argument("--metric", metavar="NAME", help="the metric to follow (default: each case's own)")
+    bisect.add_argument("--effect", type=float, default=0.03, metavar="E", help="smallest change (default: 0.03)")
+    _selection(bisect)
+
+    baseline = verbs.add_parser("baseline", help="names for stored runs that gates compare with")
+    _common(baseline)
+    baseline.add_argument("action", choices=("set", "list", "prune"), help="name a run; list names; drop stale ones")
+    baseline.add_argument("name", nargs="?", metavar="NAME", help="set: the name")
+    baseline.add_argument("run", nargs="?", metavar="RUN", help="set: the run (default: latest)")
+    baseline.add_argument("--keep", type=at_least_one, metavar="N", help="prune: keep the newest N names")
+
+    importing = verbs.add_parser("import", help="take over results of pytest-benchmark or optimum-benchmark")
+    _common(importing)
+    importing.add_argument("file", metavar="FILE", help="their JSON")
+    importing.add_argument("--suite", metavar="NAME", help="the suite's name in the store")
+
+    calibrate = verbs.add_parser("calibrate", help="measure this machine: its peaks, or with --noise its verdicts")
+    _common(calibrate, device=True)
+    calibrate.add_argument("suite", nargs="?", metavar="SUITE", help="with --noise: the suite (default: gate)")
+    calibrate.add_argument("--noise", action="store_true", help="A/A noise floor, false alarms and power")
+    calibrate.add_argument(
+        "--inject", default="1,2,3,5", metavar="PCT,...", help="injected slowdowns in percent (default: 1,2,3,5)"
+    )
+    _selection(calibrate)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line; its flags are frozen by a test."""
     parser = _Parser(prog="harness", description="Measure what a change really does to speed, memory and quality.")
@@ -71,17 +130,11 @@ def build_parser() -> argparse.ArgumentParser:
     run = verbs.add_parser("run", help="measure a suite")
     _common(run, device=True)
     run.add_argument("suite", nargs="?", metavar="SUITE", help="see `harness list suites`")
-    run.add_argument(
-        "--axis", action="append", default=[], metavar="AXIS=OPTION,...", help="compare these options of an axis"
-    )
-    run.add_argument("--model", action="append", default=[], metavar="PRESET", help="measure these presets instead")
+    _selection(run)
     run.add_argument("--weights", metavar="PATH", help="your model: .pth, .safetensors or a Transformers folder")
     run.add_argument("--tokenizer", metavar="PATH", help="your tokenizer.json")
     run.add_argument("--data", metavar="PATH", help="your text: MiniMind's jsonl, or plain text")
-    run.add_argument("--blocks", type=at_least_one, metavar="K", help="number of blocks (default: the suite's)")
-    run.add_argument("--budget", type=duration, metavar="TIME", help="stop starting blocks after this time (10m)")
     run.add_argument("--timeout", type=duration, metavar="TIME", help="longest time that one step of a case may take")
-    run.add_argument("--seed", type=int, default=0, metavar="N", help="orders, prompts, random weights (default: 0)")
     run.add_argument("--dry-run", action="store_true", help="print the plan, the skips and the estimated time")
     run.add_argument("--resume", metavar="RUN", help="complete an interrupted run")
 
@@ -109,8 +162,7 @@ def build_parser() -> argparse.ArgumentParser:
     doctor = verbs.add_parser("doctor", help="what this machine can run, and why not the rest")
     _common(doctor, device=True)
 
-    calibrate = verbs.add_parser("calibrate", help="measure this machine's peaks again (matrix products, bandwidth)")
-    _common(calibrate, device=True)
+    _add_verdict_verbs(verbs)
 
     store = verbs.add_parser("store", help="look after the results")
     _common(store)
@@ -121,11 +173,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; returns its exit code."""
     arguments = build_parser().parse_args(argv)
-    from harness.commands import VERBS
+    from harness.commands import find_verb
 
     try:
         with _signals():
-            return VERBS[arguments.verb](arguments)
+            return find_verb(arguments.verb)(arguments)
     except UsageError as error:
         print(f"harness {arguments.verb}: {error}", file=sys.stderr)
         return EXIT_USAGE

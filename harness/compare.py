@@ -3,8 +3,9 @@
     rows = compare_within(store, store.find_run("latest"))        # every variant against its reference, paired by block
     rows = compare_sides(open_side(store, "latest~1"), open_side(store, "latest"))  # two runs, not interleaved
 
-Within a run the arms shared their blocks, so differences are paired and drift cancels. Two runs share nothing: their
-comparison treats blocks as independent, and what changed on the machine in between is in the ratio.
+Within a run, and between the runs of one session, the arms shared their blocks, so differences are paired and drift
+cancels. Other runs share nothing: their comparison treats blocks as independent, and what changed on the machine in
+between is in the ratio.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from harness.core import SOLO_BLOCK, Better, Variant, VerdictName, Workload, one_of
 from harness.registry import METRICS, WORKLOADS, resolve_variant, workload_label
@@ -32,15 +35,22 @@ from harness.store import Store
 
 DEFAULT_MARGIN = 0.01
 CONFIDENCE = 0.95
+MarginOf = Callable[["Measured", str], tuple[float, str]]  # case, metric -> relative margin, where it comes from
+ConfidenceOf = Callable[[int], float]  # number of blocks -> two-sided confidence
+ROBUST_PASSES = 5  # from here on the median of a block's passes, before that their mean
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One metric of one case in one run: `block_value` of each valid block, or the solo pass's single value."""
+    """One metric of one case in one run: `block_value` of each valid block, or the solo pass's single value.
+
+    `turns`: of each block, the median of each turn.
+    """
 
     blocks: Mapping[int, float]
     unit: str
     single: bool
+    turns: Mapping[int, Mapping[int, float]] = field(default_factory=dict)
 
     @property
     def median(self) -> float:
@@ -67,6 +77,11 @@ class Measured:
     group: str
     facts: Mapping[str, Any]
     series: Mapping[str, Series]
+    session: str = ""
+
+    def interleaved_with(self, other: Measured) -> bool:
+        """Whether block k of both ran at the same time, in turns: one run, or two of one session."""
+        return self.run_id == other.run_id or (self.session != "" and self.session == other.session)
 
     @property
     def label(self) -> str:
@@ -106,6 +121,8 @@ class Comparison:
     minimum_detectable_effect: float | None = None
     blocks_to_decide: int | None = None
     paired: bool = True
+    margin: float = DEFAULT_MARGIN
+    margin_source: str = "policy"
 
     def as_dict(self) -> dict[str, Any]:
         """Flat, for JSON and CSV."""
@@ -130,6 +147,8 @@ class Comparison:
             "reason": self.reason,
             "minimum_detectable_effect": self.minimum_detectable_effect,
             "blocks_to_decide": self.blocks_to_decide,
+            "margin": self.margin,
+            "margin_source": self.margin_source,
             "paired": self.paired,
             "reference_run": self.reference.run_id,
             "candidate_run": self.candidate.run_id,
@@ -149,18 +168,48 @@ def _ratio(reference: float | None, candidate: float | None) -> float | None:
     return candidate / reference if reference and candidate is not None else None
 
 
-def block_value(turns: Mapping[int, Sequence[float]]) -> float:
-    """A worker's number in one block: the mean over its turns, on the log scale, of each turn's median.
+def block_value(turns: Mapping[int, float]) -> float:
+    """A worker's number in one block from its turns' medians: their mean, on the log scale.
 
     The median keeps outliers within a turn from counting; the mean over turns uses all of them, where the median over
     all iterations jumps between the two speeds of a machine whose cores are shared (docs/lab, 2026-11-22, A/A: the
     spread of block differences fell from 11.5% to 8.6% and from 22.8% to 17.6%).
     """
-    medians = [statistics.median(values) for values in turns.values()]
+    medians = list(turns.values())
     if len(medians) == 1:
         return medians[0]
     positive = all(value > 0 and math.isfinite(value) for value in medians)
     return statistics.geometric_mean(medians) if positive else statistics.fmean(medians)
+
+
+def block_difference(reference: Mapping[int, float], candidate: Mapping[int, float]) -> float:
+    """log(candidate / reference) of one block from the medians of its turns, all above zero.
+
+    Turns pair in their order (ABBA: each with its neighbour), two pairs make a mirrored pass, in which a linear drift
+    cancels. Few passes are averaged; of many the median counts, so that one that a neighbour or a change of clock speed
+    hit does not (docs/lab, 2026-11-22, fine alternation).
+    """
+    a, b = (np.log([turns[number] for number in sorted(turns)]) for turns in (reference, candidate))
+    if len(a) != len(b):  # a turn was lost on one side: what is left does not pair
+        return float(np.mean(b) - np.mean(a))
+    pairs = b - a
+    passes = pairs.reshape(-1, 2).mean(axis=1) if len(pairs) % 2 == 0 else pairs
+    return float(np.median(passes) if len(passes) >= ROBUST_PASSES else np.mean(passes))
+
+
+def paired_estimate(
+    reference: Mapping[int, Mapping[int, float]],
+    candidate: Mapping[int, Mapping[int, float]],
+    *,
+    confidence: float = CONFIDENCE,
+    prior: VariancePrior | None = None,
+) -> Estimate | None:
+    """The ratio over the blocks that both have (block -> turn -> median); None where there is none."""
+    shared = sorted(reference.keys() & candidate.keys())
+    if not shared:
+        return None
+    ratios = np.exp([block_difference(reference[block], candidate[block]) for block in shared])
+    return paired_log_ratio(np.ones(len(shared)), ratios, confidence=confidence, prior=prior)
 
 
 def measured_cases(store: Store, run_id: str) -> list[Measured]:
@@ -174,16 +223,13 @@ def measured_cases(store: Store, run_id: str) -> list[Measured]:
             turns = by_case.setdefault(case_id, {}).setdefault(metric, {}).setdefault(block, {})
             turns.setdefault(turn, []).append(value)
             units[metric] = unit
+    session = next((run.session for run in store.runs() if run.run_id == run_id), "")
     found = []
     for row in sorted(store.cases(run_id).to_pylist(), key=lambda row: row["ordinal"]):
         facts = json.loads(row["facts"] or "{}")
         invalid = {int(block) for block in facts.get("invalid_blocks", {})}
         series = {
-            metric: Series(
-                {block: block_value(turns) for block, turns in blocks.items() if block not in invalid},
-                units[metric],
-                single=set(blocks) == {SOLO_BLOCK},
-            )
+            metric: _series(blocks, invalid, units[metric])
             for metric, blocks in by_case.get(row["case_id"], {}).items()
             if set(blocks) - invalid
         }
@@ -199,9 +245,20 @@ def measured_cases(store: Store, run_id: str) -> list[Measured]:
                 row["group"],
                 facts,
                 series,
+                session,
             )
         )
     return found
+
+
+def _series(blocks: Mapping[int, Mapping[int, Sequence[float]]], invalid: set[int], unit: str) -> Series:
+    turns = {
+        block: {turn: statistics.median(values) for turn, values in of_block.items()}
+        for block, of_block in blocks.items()
+        if block not in invalid
+    }
+    values = {block: block_value(medians) for block, medians in turns.items()}
+    return Series(values, unit, single=set(blocks) == {SOLO_BLOCK}, turns=turns)
 
 
 def _pairs_within(cases: Sequence[Measured]) -> list[tuple[Measured, Measured]]:
@@ -217,14 +274,25 @@ def _pairs_within(cases: Sequence[Measured]) -> list[tuple[Measured, Measured]]:
 
 
 def compare_within(
-    store: Store, run: RunRow, *, metrics: Iterable[str] | None = None, margin: float = DEFAULT_MARGIN
+    store: Store,
+    run: RunRow,
+    *,
+    metrics: Iterable[str] | None = None,
+    margin: float | MarginOf = DEFAULT_MARGIN,
+    confidence: float | ConfidenceOf = CONFIDENCE,
 ) -> list[Comparison]:
     """Every case of a run against its reference, one comparison per metric (all metrics unless named)."""
-    return compare_pairs(_pairs_within(measured_cases(store, run.run_id)), metrics=metrics, margin=margin)
+    pairs = _pairs_within(measured_cases(store, run.run_id))
+    return compare_pairs(pairs, metrics=metrics, margin=margin, confidence=confidence)
 
 
 def compare_sides(
-    a: Side, b: Side, *, metrics: Iterable[str] | None = None, margin: float = DEFAULT_MARGIN
+    a: Side,
+    b: Side,
+    *,
+    metrics: Iterable[str] | None = None,
+    margin: float | MarginOf = DEFAULT_MARGIN,
+    confidence: float | ConfidenceOf = CONFIDENCE,
 ) -> list[Comparison]:
     """B against A. Cases match by identity, or by model and workload where either side names a variant."""
     by_variant = a.variant is not None or b.variant is not None
@@ -238,13 +306,23 @@ def compare_sides(
             references.setdefault(key(case), case)
     candidates = [case for case in b.cases if b.variant is None or case.variant == b.variant]
     pairs = [(references[key(case)], case) for case in candidates if key(case) in references]
-    return compare_pairs(pairs, metrics=metrics, margin=margin)
+    return compare_pairs(pairs, metrics=metrics, margin=margin, confidence=confidence)
 
 
 def compare_pairs(
-    pairs: Sequence[tuple[Measured, Measured]], *, metrics: Iterable[str] | None, margin: float
+    pairs: Sequence[tuple[Measured, Measured]],
+    *,
+    metrics: Iterable[str] | None,
+    margin: float | MarginOf = DEFAULT_MARGIN,
+    confidence: float | ConfidenceOf = CONFIDENCE,
 ) -> list[Comparison]:
-    """Comparisons of given pairs; the variance of few blocks is steadied by all pairs of the same metric."""
+    """Comparisons of given pairs; the variance of few blocks is steadied by all pairs of the same metric.
+
+    `margin`: one for all ("policy"), or by case and metric with its source; `confidence`: one for all, or by the number
+    of blocks (looks, see `harness.sequential`).
+    """
+    margin_of: MarginOf = margin if callable(margin) else lambda case, metric: (margin, "policy")
+    confidence_of: ConfidenceOf = confidence if callable(confidence) else lambda num_blocks: confidence
     wanted = None if metrics is None else set(metrics)
     found = []
     priors: dict[str, VariancePrior | None] = {}
@@ -255,7 +333,7 @@ def compare_pairs(
             if wanted is None or name in wanted:
                 if name not in priors:
                     priors[name] = _prior(pairs, name)
-                found.append(_compare(reference, candidate, name, priors[name], margin))
+                found.append(_compare(reference, candidate, name, priors[name], margin_of, confidence_of))
     return found
 
 
@@ -263,12 +341,11 @@ def _prior(pairs: Sequence[tuple[Measured, Measured]], metric: str) -> VarianceP
     variances, dfs = [], []
     for reference, candidate in pairs:
         a, b = reference.series.get(metric), candidate.series.get(metric)
-        if a and b and not a.single:
-            shared = sorted(set(a.blocks) & set(b.blocks))
-            if len(shared) >= 2 and reference.run_id == candidate.run_id and a.positive and b.positive:
-                estimate = paired_log_ratio([a.blocks[k] for k in shared], [b.blocks[k] for k in shared])
+        if a and b and not a.single and reference.interleaved_with(candidate) and a.positive and b.positive:
+            estimate = paired_estimate(a.turns, b.turns)
+            if estimate is not None and estimate.num_blocks >= 2:
                 variances.append(estimate.sd**2)
-                dfs.append(float(len(shared) - 1))
+                dfs.append(float(estimate.num_blocks - 1))
     return variance_prior(variances, dfs)
 
 
@@ -286,23 +363,27 @@ def why_invalid(reference: Measured, candidate: Measured) -> str | None:
 
 
 def _compare(
-    reference: Measured, candidate: Measured, name: str, prior: VariancePrior | None, margin: float
+    reference: Measured,
+    candidate: Measured,
+    name: str,
+    prior: VariancePrior | None,
+    margin_of: MarginOf,
+    confidence_of: ConfidenceOf,
 ) -> Comparison:
     declared = METRICS.get(name)
     better: Better = declared.better if declared else "neither"
     a, b = reference.series.get(name), candidate.series.get(name)
-    paired = reference.run_id == candidate.run_id
+    margin, margin_source = margin_of(candidate, name)
+    paired = reference.interleaved_with(candidate)
     invalid = why_invalid(reference, candidate)
     if invalid is None and a and b and not (a.single or b.single) and not (a.positive and b.positive):
         invalid = "a ratio needs finite values above zero"
     estimate: Estimate | None = None
     if invalid is None and a is not None and b is not None and not (a.single or b.single):
-        shared = sorted(set(a.blocks) & set(b.blocks))
-        if paired and len(shared) >= 1:
-            estimate = paired_log_ratio(
-                [a.blocks[k] for k in shared], [b.blocks[k] for k in shared], confidence=CONFIDENCE, prior=prior
-            )
-        elif not paired:
+        if paired:
+            confidence = confidence_of(len(a.turns.keys() & b.turns.keys()))
+            estimate = paired_estimate(a.turns, b.turns, confidence=confidence, prior=prior)
+        else:
             estimate = independent_log_ratio(list(a.blocks.values()), list(b.blocks.values()), confidence=CONFIDENCE)
     found = _verdict(estimate, a, b, better, margin, invalid, exact=bool(declared and declared.exact))
     return Comparison(
@@ -319,6 +400,8 @@ def _compare(
         found.minimum_detectable_effect,
         found.blocks_to_decide,
         paired,
+        margin,
+        margin_source,
     )
 
 

@@ -26,6 +26,7 @@ Phase = Literal["warmup", "timed"]
 Stage = Literal["backend", "config", "module", "cast", "quantize", "compile", "runtime"]
 STAGES: tuple[Stage, ...] = ("backend", "config", "module", "cast", "quantize", "compile", "runtime")
 Design = Literal["one_at_a_time", "product", "ladder", "pairs"]
+GateKind = Literal["statistical", "exact", "bound"]
 
 
 class HarnessError(Exception):
@@ -192,7 +193,8 @@ class Grid:
 class Sampling:
     """How much is measured. A slice ends when both its minimum time and its minimum iterations are reached.
 
-    `passes`: how often a block goes through its arms, each time in order and then in the reverse of it (ABBA).
+    `passes`: how often a block goes through its arms, each time in order and then in the reverse of it (ABBA). `looks`:
+    the numbers of blocks at which an adaptive run judges what it has, the last of them at most `blocks`.
     """
 
     blocks: int = 6
@@ -201,11 +203,32 @@ class Sampling:
     min_iterations: int = 3
     warmup_seconds: float = 0.25
     timeout_seconds: float = 120.0
+    looks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A rule on one metric of the cases whose texts match the patterns (as file names do: `decode*`).
+
+    statistical: `margin` is the change that counts (None: the suite's), `limit` the change that a passing case has
+    excluded (None: 3%). exact: the number is the same at every repetition, `margin` its relative tolerance (None: 0).
+    bound: quality; `margin` is the largest relative worsening, `limit` the largest value, at least one of them.
+    `fails` says which change turns the gate red.
+    """
+
+    metric: str
+    kind: GateKind = "statistical"
+    workload: str = "*"
+    model: str = "*"
+    variant: str = "*"
+    margin: float | None = None
+    limit: float | None = None
+    fails: Literal["worse", "better", "change"] = "worse"
 
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """Declared cases, metrics and sampling; `grids` holds one tuple of grids per device (cpu, cuda)."""
+    """Declared cases, metrics, sampling and gates; `grids` holds one tuple of grids per device (cpu, cuda)."""
 
     name: str
     doc: str
@@ -214,6 +237,7 @@ class Suite:
     sampling: Sampling = Sampling()
     version: int = 1
     margin: float = 0.01
+    gates: tuple[Gate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,29 +1,33 @@
 """One run from plan to finished rows: preflight, the run's row, measured peaks, the runner, the end. Torch-free.
 
-run_id = execute(request, store, progress)        # a new run
-run_id = resume(store, "20261122T0315", progress) # the rest of an interrupted one
+run_id = execute(request, store, progress, warn)          # a new run
+run_id = resume(store, "20261122T0315", progress, warn)   # the rest of an interrupted one
+runs = measure(request, store, progress, warn, sides=(SideRequest("baseline", root=worktree), SideRequest("candidate")))
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from harness.case_state import CaseState, Side, new_states
 from harness.core import SOLO_BLOCK, CaseFailed, HarnessError, ModelSource, Sampling, UsageError, Variant
 from harness.machine import capabilities, checkout, fingerprint, inspect_machine, preflight, versions
 from harness.peaks import Peak
 from harness.plan import Plan, make_plan
 from harness.process import WorkerProcess
 from harness.registry import Work, load_all
-from harness.runner import CaseState, Progress, Runner, new_states
-from harness.schema import PeakRow, RunRow
-from harness.store import RunWriter, Store
+from harness.runner import Progress, Runner, Schedule
+from harness.schedule import fixed
+from harness.schema import PeakRow, RunRow, RunStatus
+from harness.store import Store
 from harness.telemetry import usable_cpus
 
 PEAKS_TIMEOUT = 300.0
@@ -187,17 +191,58 @@ def check_fit(device: str, warn: Callable[[str], None]) -> None:
             warn(f"{finding.name}: {finding.message}")
 
 
+@dataclass(frozen=True, slots=True)
+class SideRequest:
+    """One side of a session. `root`: the folder whose code its workers run (None: this), checked out at `git_sha`."""
+
+    name: str = ""
+    root: Path | None = None
+    git_sha: str = ""
+    git_dirty: bool = False
+
+
 def execute(request: Request, store: Store, progress: Progress, warn: Callable[[str], None]) -> str:
-    """Measure a suite; returns the run_id. Raises UsageError, StoreError or HarnessError before measuring."""
+    """Measure what was asked for; returns the id of the run. Raises UsageError before anything is written."""
+    (run_id,) = measure(request, store, progress, warn).values()
+    return run_id
+
+
+def measure(
+    request: Request,
+    store: Store,
+    progress: Progress,
+    warn: Callable[[str], None],
+    *,
+    sides: Sequence[SideRequest] = (SideRequest(),),
+    schedule: Schedule = fixed,
+) -> dict[str, str]:
+    """Measure the sides interleaved with each other; returns side name -> run id. Several sides share one session.
+
+    The plan is this code's; a case that a side's code does not know fails there. Raises UsageError before anything is
+    written.
+    """
+    deadline = _deadline(request)
     plan = request.plan()
+    if len(sides) > 1:  # each case is compared with itself on the other side: its variant needs no reference
+        plan = replace(request, only=()).plan().by_variant()
+        plan = plan.restricted(request.only) if request.only else plan
     store.check_writable()
     check_fit(request.device, warn)
     if request.source is not None:
         check_source(request.source)
     progress(0.0, "measuring this machine's peaks")
     peaks = measured_peaks(store, request.device)
-    writer = store.begin(run_row(request, plan))
-    return _finish(writer, _runner(request, plan, writer, new_states(plan), peaks, progress))
+    row = run_row(request, plan)
+    session = f"{time.time_ns():x}" if len(sides) > 1 else ""
+    opened: list[Side] = []
+    with _finishing(opened):
+        for side in sides:
+            own = replace(row, session=session, side=side.name)
+            if side.root is not None:
+                own = replace(own, git_sha=side.git_sha, git_dirty=side.git_dirty)
+            opened.append(Side(store.begin(own), new_states(plan), side.name, side.root))
+        Runner(plan, opened, peaks, request.plugins, progress, deadline, schedule).run()
+    return {side.name: side.writer.run_id for side in opened}
 
 
 def resume(store: Store, reference: str, progress: Progress, warn: Callable[[str], None]) -> str:
@@ -213,12 +258,16 @@ def resume(store: Store, reference: str, progress: Progress, warn: Callable[[str
     if run.machine_id != here:
         raise UsageError(f"run {run.run_id} was begun on machine {run.machine_id}; this is {here}")
     store.check_writable()
+    if run.session:
+        raise UsageError(f"run {run.run_id} is one side of a session of several; such runs cannot be completed")
     check_fit(request.device, warn)
     peaks = measured_peaks(store, request.device)
     states = new_states(plan)
     _restore(store, run.run_id, states)
-    writer = store.reopen(run.run_id)
-    return _finish(writer, _runner(request, plan, writer, states, peaks, progress))
+    sides = [Side(store.reopen(run.run_id), states)]
+    with _finishing(sides):
+        Runner(plan, sides, peaks, request.plugins, progress, _deadline(request)).run()
+    return run.run_id
 
 
 def _restore(store: Store, run_id: str, states: Mapping[str, CaseState]) -> None:
@@ -239,26 +288,21 @@ def _restore(store: Store, run_id: str, states: Mapping[str, CaseState]) -> None
             state.status, state.reason = row["status"], row["reason"]
 
 
-def _runner(
-    request: Request,
-    plan: Plan,
-    writer: RunWriter,
-    states: dict[str, CaseState],
-    peaks: Sequence[Peak],
-    progress: Progress,
-) -> Runner:
-    deadline = None if request.budget_seconds is None else time.monotonic() + request.budget_seconds
-    return Runner(plan, writer, states, peaks, request.plugins, progress, deadline)
+def _deadline(request: Request) -> float | None:
+    return None if request.budget_seconds is None else time.monotonic() + request.budget_seconds
 
 
-def _finish(writer: RunWriter, runner: Runner) -> str:
+@contextlib.contextmanager
+def _finishing(sides: Sequence[Side]) -> Iterator[None]:
+    """Whatever ends the measurement is written into the row of every side that has begun."""
+    status: RunStatus = "failed"
     try:
-        runner.run()
+        yield
+        status = "finished"
     except KeyboardInterrupt:
-        writer.finish("interrupted")
+        status = "interrupted"
         raise
-    except HarnessError:
-        writer.finish("failed")
-        raise
-    writer.finish("finished")
-    return writer.run_id
+    finally:
+        with contextlib.ExitStack() as every:  # one side that cannot be finished does not leave the other open
+            for side in sides:
+                every.callback(side.writer.finish, status)

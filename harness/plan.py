@@ -49,6 +49,16 @@ class Plan:
     groups: tuple[Group, ...]
     skips: Mapping[str, str]
 
+    def by_variant(self) -> Plan:
+        """The same cases, each variant in groups of its own: what is compared are the sides of a session."""
+        groups = []
+        for group in self.groups:
+            for number, arm in enumerate(group.arms):
+                cases = tuple(case for case in group.cases if case.variant == arm)
+                if cases:
+                    groups.append(Group(f"{group.name}-{number}", (arm,), arm, cases))
+        return replace(self, groups=tuple(groups))
+
     def restricted(self, case_ids: Sequence[str]) -> Plan:
         """Only these timed cases, with the references that they are compared with and the quality of their variants."""
         kept = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import selectors
@@ -11,11 +12,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.core import CaseFailed, Status, Variant
+
+PROTOCOL = 1  # of requests and replies; two commits can be measured together only if they speak the same
 
 
 class WorkerDied(CaseFailed):
@@ -23,19 +26,32 @@ class WorkerDied(CaseFailed):
 
 
 class WorkerProcess:
-    """A fresh `python -m harness.worker`, in a process group of its own so that its forks die with it."""
+    """A fresh `python -m harness.worker`, in a process group of its own so that its forks die with it.
 
-    def __init__(self, name: str, *, device: str, variant: Variant, seed: int, plugins: Sequence[str] = ()) -> None:
+    `root` is the folder whose code it runs, and in which it runs; None is this code in the present folder.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        device: str,
+        variant: Variant,
+        seed: int,
+        plugins: Sequence[str] = (),
+        root: Path | None = None,
+    ) -> None:
         self.name = name
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
-        root = str(Path(__file__).resolve().parents[1])
-        paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        code = str(root or Path(__file__).resolve().parents[1])
+        paths = [code, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "harness.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             start_new_session=True,
+            cwd=root,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
         self._buffer = b""
@@ -50,9 +66,9 @@ class WorkerProcess:
         """Whether the process still runs."""
         return self._process.poll() is None
 
-    def ready(self, timeout: float) -> None:
-        """Wait until the worker has imported what it needs."""
-        self._reply(self._hello, timeout)
+    def ready(self, timeout: float) -> dict[str, Any]:
+        """Wait until the worker has imported what it needs; what it says of itself (pid, protocol)."""
+        return self._reply(self._hello, timeout)
 
     def ask(self, request: dict[str, Any], *, timeout: float) -> dict[str, Any]:
         """Send a request and wait for its result, at most `timeout` seconds.
@@ -121,3 +137,18 @@ class WorkerProcess:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         self._log.close()
+
+
+@contextlib.contextmanager
+def machine_lock() -> Iterator[None]:
+    """Held while a block runs, so that two runs at once on one machine take turns instead of disturbing each other."""
+    path = Path(tempfile.gettempdir()) / "minimind-bench.lock"
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
+    except PermissionError:  # another user's file in a sticky folder: it may not be created again, but it can be locked
+        handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -3,7 +3,8 @@
 The cases are those of `python -m harness run`, measured by the same runner, interleaved and in fresh processes, and
 stored in the same Parquet. Each test then replays its case's own durations to pytest-benchmark through a clock that
 advances by what was measured, so that its table, JSON, compare and save work on honest numbers. Without
-`--benchmark-only` the tests are collected and skipped.
+`--benchmark-only` the tests are collected and skipped. With `--harness-gate` each suite is measured beside a baseline,
+and the test of a case that really got worse fails (`harness.pytest_gate`).
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from typing import Any
 
 import pytest
 
-from harness import registry
+from harness import pytest_gate, registry
 from harness.compare import Measured, measured_cases
 from harness.core import Case, UsageError
 from harness.execute import Request, execute
+from harness.gates import GateRow
 from harness.store import Store
+
+pytest_plugins = ["harness.pytest_gate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ def _wanted(config: pytest.Config) -> bool:
 
 @cache
 def _request(config: pytest.Config) -> Request:
-    from harness.commands import parse_axes
+    from harness.commands.run import parse_axes
     from harness.machine import check_device, find_gpus
 
     return Request(
@@ -122,8 +126,9 @@ class MeasuredSuites:
     """Runs each suite once, over the selected cases only, when its first case is asked for."""
 
     config: pytest.Config
-    selected: Sequence[PlannedCase]
+    selected: Sequence[tuple[pytest.Item, PlannedCase]]
     runs: dict[str, dict[str, Measured]] = field(default_factory=dict)
+    rows: dict[str, Sequence[GateRow]] = field(default_factory=dict)
     durations: dict[str, list[float]] = field(default_factory=dict)
 
     def case(self, planned: PlannedCase) -> Measured:
@@ -133,10 +138,14 @@ class MeasuredSuites:
         return self.runs[planned.suite][planned.case.case_id]
 
     def _run(self, suite: str) -> None:
-        chosen = tuple(item.case.case_id for item in self.selected if item.suite == suite)
-        request = replace(_request(self.config), suite=suite, only=chosen)
+        chosen = [(item, planned.case) for item, planned in self.selected if planned.suite == suite]
+        request = replace(_request(self.config), suite=suite, only=tuple(case.case_id for _, case in chosen))
         store = Store.open(self.config.getoption("--store"), create=True)
-        run_id = execute(request, store, lambda done, text: None, lambda text: print(text, file=sys.stderr))
+        if pytest_gate.wanted(self.config):
+            marked = [gate for item, case in chosen for gate in pytest_gate.marked_gates(item, case)]
+            run_id, self.rows[suite] = pytest_gate.gate_suite(self.config, request, store, marked)
+        else:
+            run_id = execute(request, store, lambda done, text: None, lambda text: print(text, file=sys.stderr))
         self.runs[suite] = {case.case_id: case for case in measured_cases(store, run_id)}
         samples = store.samples(run_id).to_pylist()
         for row in samples:
@@ -147,11 +156,21 @@ class MeasuredSuites:
         """The duration of every timed repetition of a case."""
         return self.durations[f"{planned.suite}/{planned.case.case_id}"]
 
+    def rows_of(self, planned: PlannedCase) -> list[GateRow]:
+        """What the gate says of a case, and of the quality of its variant, which no test of its own stands for."""
+        timed = {case.case.case_id for _, case in self.selected}
+        return [
+            row
+            for row in self.rows[planned.suite]
+            if row.case.case_id == planned.case.case_id
+            or (row.case.case_id not in timed and row.case.variant == str(planned.case.variant))
+        ]
+
 
 @pytest.fixture(scope="session")
 def measured_suites(request: pytest.FixtureRequest) -> MeasuredSuites:
     """The runs behind this session's benchmark tests."""
-    selected = [found for item in request.session.items if (found := _params(item).get("planned")) is not None]
+    selected = [(item, found) for item in request.session.items if (found := _params(item).get("planned")) is not None]
     return MeasuredSuites(request.config, selected)
 
 
@@ -176,6 +195,10 @@ def replay(benchmark: Any, planned: PlannedCase, suites: MeasuredSuites) -> None
     benchmark.group = f"{planned.suite}: {planned.case.model} {registry.workload_label(planned.case.workload)}"
     benchmark.extra_info.update(_extra_info(measured, suites.runs[planned.suite].values()))
     benchmark.pedantic(repetition, rounds=len(suites.seconds(planned)), iterations=1, warmup_rounds=0)
+    if pytest_gate.wanted(suites.config):
+        pytest_gate.note_rows(
+            suites.config, str(planned), suites.rows_of(planned), suites.seconds(planned), planned.case
+        )
 
 
 def _extra_info(measured: Measured, cases: Any) -> dict[str, Any]:

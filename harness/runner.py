@@ -2,199 +2,195 @@
 
 First a solo pass (memory, facts, quality: one forked process per case), then blocks. Each block starts one fresh worker
 per arm, warms all of them up, and passes the token: for each model and workload the arms run in a balanced order and
-then in the reverse of it, so that a linear drift cancels. A slice beside a busy neighbour, or whose negative control
-moved, is repeated; if it stays so, the block is invalid for that case and the case row says why.
+then in the reverse of it, so that a linear drift cancels. An arm is a variant on a side: a run has one side, a session
+of two commits has two, whose workers run different code. Which block comes next is the schedule's business.
+
+A slice beside a busy neighbour, or whose negative control moved, is repeated; if it stays so, the block is invalid for
+that case and the case row says why. Slices too short to be judged one by one are judged together.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import random
-import tempfile
+import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Protocol
 
+from harness.case_state import CaseState, Side
 from harness.control import control_moved
-from harness.core import SOLO_BLOCK, Case, CaseFailed, Iteration, Phase, Reading, Sample, Status
+from harness.core import SOLO_BLOCK, Case, CaseFailed, Iteration, Phase, Reading, Sample, Variant
 from harness.peaks import Peak, peak_bandwidth, peak_flops
 from harness.plan import Group, Plan
-from harness.process import WorkerProcess
-from harness.registry import AXES, METRICS, Metric, Record, Work, backend_of
-from harness.schema import CaseRow
-from harness.store import RunWriter
-from harness.telemetry import busy_neighbour, usable_cpus
+from harness.process import PROTOCOL, WorkerProcess, machine_lock
+from harness.registry import METRICS, Metric, Record, Work, backend_of
+from harness.schedule import fixed, order_of
+from harness.telemetry import Snapshot, busy_neighbour, difference, snapshot, usable_cpus
 
 RETRIES_PER_BLOCK = 6  # disturbed slices that are repeated; a machine that stays busy must not hold a run up for ever
 PAUSE_SECONDS = 1.0
 START_SECONDS = 120.0  # for a worker's imports, whatever time the user gives one step of a case
 CONTROL_TOLERANCE_HISTORY = 4
+CONTROL_EVERY_SECONDS = 0.25  # of an arm's slices; the control takes some 25 ms
+JUDGED_SECONDS = 0.1  # from here on /proc/stat, which counts in ticks of 10 ms, can tell of one slice who disturbed it
 Progress = Callable[[float, str], None]
+Schedule = Callable[["Runner"], Iterator[tuple[Group, int, Collection[Case]]]]
+
+
+class Worker(Protocol):
+    """What the runner asks of a worker: `harness.process.WorkerProcess`, or a scripted one."""
+
+    name: str
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still be asked."""
+        ...
+
+    def ready(self, timeout: float) -> dict[str, Any]:
+        """Wait until it has imported what it needs."""
+        ...
+
+    def ask(self, request: dict[str, Any], *, timeout: float) -> dict[str, Any]:
+        """Its answer. Raises CaseFailed."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once."""
+        ...
+
+    def close(self) -> None:
+        """Let it end."""
+        ...
+
+
+class Start(Protocol):
+    """What makes workers."""
+
+    def __call__(
+        self, name: str, *, device: str, variant: Variant, seed: int, plugins: Sequence[str], root: Path | None
+    ) -> Worker:
+        """A worker that runs the code in `root` (None: this code)."""
+        ...
+
+
+class Seat(NamedTuple):
+    """One case on one side: what one worker of a block has prepared."""
+
+    side: Side
+    case: Case
+
+    @property
+    def state(self) -> CaseState:
+        """What is known of the case on its side."""
+        return self.side.states[self.case.case_id]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Side and case by name."""
+        return self.side.name, self.case.case_id
 
 
 @dataclass(slots=True)
-class CaseState:
-    """What is known of a case while its run goes on; `row()` is what the store keeps of it."""
+class Block:
+    """A block under way: its number, who sits where, and what it has recorded on each side."""
 
-    case: Case
-    group: str
-    ordinal: int
-    source: Mapping[str, Any]
-    status: Status = "ok"
-    reason: str = ""
-    facts: dict[str, Any] = field(default_factory=dict)
-    work: Work | None = None
-    blocks: set[int] = field(default_factory=set)
-    invalid_blocks: dict[int, str] = field(default_factory=dict)
-    unsteady: int = 0
-    solo_done: bool = False
-
-    def fail(self, error: CaseFailed) -> None:
-        """Keep the first failure; later ones are its consequences."""
-        if self.status == "ok":
-            self.status, self.reason = error.status, str(error)
-
-    def row(self, suite: str) -> CaseRow:
-        """The row of the `cases` table."""
-        status: Status = self.status
-        reason = self.reason
-        if status == "ok" and self.unsteady * 2 > max(len(self.blocks), 1):
-            status, reason = "not_steady", f"still speeding up after its warm-up in {self.unsteady} blocks"
-        return CaseRow(
-            case_id=self.case.case_id,
-            workload=str(self.case.workload),
-            model=self.case.model,
-            variant=str(self.case.variant),
-            status=status,
-            reason=reason,
-            suite=suite,
-            group=self.group,
-            ordinal=self.ordinal,
-            num_params=int(self.facts.get("num_params", 0)),
-            num_blocks=len(self.blocks),
-            axes={name: self.case.variant.option(name) or axis.reference for name, axis in AXES.items()},
-            params=dict(self.case.workload.params),
-            facts={
-                **self.facts,
-                "invalid_blocks": {str(block): why for block, why in self.invalid_blocks.items()},
-                "unsteady_blocks": self.unsteady,
-                "solo_done": self.solo_done,
-                "work": None if self.work is None else [self.work.tokens, self.work.flops, self.work.bytes],
-            },
-            source=self.source,
-        )
-
-
-def williams(count: int) -> list[list[int]]:
-    """A Williams design: orders of `count` arms in which each follows each other equally often (Williams 1949)."""
-    first, low, high = [0], 1, count - 1
-    while len(first) < count:
-        if len(first) % 2:
-            first.append(low)
-            low += 1
-        else:
-            first.append(high)
-            high -= 1
-    square = [[(arm + shift) % count for arm in first] for shift in range(count)]
-    return square if count % 2 == 0 else square + [row[::-1] for row in square]
-
-
-def order_of(block: int, count: int, seed: int) -> list[int]:
-    """The order of `count` arms in the first half of a block; the second half is its reverse (ABBA for two arms)."""
-    relabel = list(range(count))
-    random.Random(f"arms:{seed}").shuffle(relabel)
-    design = williams(count)
-    return [relabel[arm] for arm in design[block % len(design)]]
-
-
-@contextlib.contextmanager
-def machine_lock() -> Iterator[None]:
-    """Held while a block runs, so that two runs at once on one machine take turns instead of disturbing each other."""
-    path = Path(tempfile.gettempdir()) / "minimind-bench.lock"
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
-    except PermissionError:  # another user's file in a sticky folder: it may not be created again, but it can be locked
-        handle = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+    number: int
+    workers: dict[tuple[str, str], Worker] = field(default_factory=dict)
+    samples: dict[str, list[Sample]] = field(default_factory=dict)
+    telemetry: dict[str, list[Reading]] = field(default_factory=dict)
+    retries: int = RETRIES_PER_BLOCK
 
 
 @dataclass(slots=True)
 class Runner:
-    """One run under way."""
+    """One run, or one session of several sides, under way."""
 
     plan: Plan
-    writer: RunWriter
-    states: dict[str, CaseState]
+    sides: Sequence[Side]
     peaks: Sequence[Peak] = ()
     plugins: Sequence[str] = ()
     progress: Progress = lambda done, text: None
     deadline: float | None = None
+    schedule: Schedule = fixed
+    start: Start | None = None
     total_units: int = 1
     done_units: int = 0
-    retries: int = 0
-    workers: list[WorkerProcess] = field(default_factory=list)
+    workers: list[Worker] = field(default_factory=list)
     controls: dict[str, list[dict[str, float]]] = field(default_factory=dict)
 
     def run(self) -> None:
         """Solo passes and blocks that are not done yet; workers are buried whatever happens."""
         self.total_units = max(self._count_units(), 1)
         try:
-            self._write(list(self.states.values()))
+            for side in self.sides:
+                self._write(side, list(side.states.values()))
             self._solo_passes()
-            for block in range(self.plan.sampling.blocks):
-                for group in self.plan.groups:
-                    started = time.monotonic()
-                    self._block(group, block)
-                    took = time.monotonic() - started
-                    if self.deadline is not None and block > 0 and time.monotonic() + took > self.deadline:
-                        return
+            for group, block, cases in self.schedule(self):
+                self._block(group, block, cases)
         finally:
             for worker in self.workers:
                 worker.kill()
                 worker.close()
 
+    def live(self, group: Group) -> list[Case]:
+        """The timed cases of a group that have not failed on any side."""
+        return [case for case in group.timed() if all(side.states[case.case_id].status == "ok" for side in self.sides)]
+
     def _count_units(self) -> int:
         turns = 2 * self.plan.sampling.passes * self.plan.sampling.blocks
-        return sum(len(group.cases) + turns * len(self._live(group)) for group in self.plan.groups)
+        return len(self.sides) * sum(len(group.cases) + turns * len(self.live(group)) for group in self.plan.groups)
 
     def _advance(self, text: str, units: int = 1) -> None:
         self.done_units += units
         self.progress(min(self.done_units / self.total_units, 1.0), text)
 
-    def _live(self, group: Group) -> list[Case]:
-        return [case for case in group.timed() if self.states[case.case_id].status == "ok"]
-
     def _write(
-        self, states: Sequence[CaseState], samples: Sequence[Sample] = (), telemetry: Sequence[Reading] = ()
+        self,
+        side: Side,
+        states: Sequence[CaseState],
+        samples: Sequence[Sample] = (),
+        telemetry: Sequence[Reading] = (),
     ) -> None:
         rows = [state.row(self.plan.suite.name) for state in states]
-        self.writer.write(cases=rows, samples=samples, telemetry=telemetry)
+        side.writer.write(cases=rows, samples=samples, telemetry=telemetry)
 
-    def _start(self, name: str, case: Case, seed: int) -> WorkerProcess:
-        worker = WorkerProcess(name, device=self.plan.device, variant=case.variant, seed=seed, plugins=self.plugins)
+    def _start(self, name: str, side: Side, case: Case, seed: int) -> Worker:
+        start: Start = self.start or WorkerProcess
+        worker = start(
+            f"{side.name}-{name}" if side.name else name,
+            device=self.plan.device,
+            variant=case.variant,
+            seed=seed,
+            plugins=self.plugins,
+            root=side.root,
+        )
         self.workers.append(worker)
         return worker
 
-    def _stop(self, worker: WorkerProcess) -> None:
+    def _ready(self, worker: Worker) -> None:
+        """Wait for its imports. Raises CaseFailed if they fail, or if its code speaks another protocol than ours."""
+        spoken = (worker.ready(START_SECONDS) or {}).get("protocol")
+        if spoken != PROTOCOL:
+            raise CaseFailed(
+                f"the code under measurement speaks worker protocol {spoken}, this harness {PROTOCOL}: "
+                "compare commits from after the change of protocol"
+            )
+
+    def _stop(self, worker: Worker) -> None:
         worker.close()
         self.workers.remove(worker)
 
-    def _request(self, do: str, case: Case, **extra: Any) -> dict[str, Any]:
+    def _request(self, do: str, seat: Seat, **extra: Any) -> dict[str, Any]:
         return {
             "do": do,
-            "case_id": case.case_id,
-            "workload": str(case.workload),
-            "model": case.model,
-            "variant": str(case.variant),
-            "source": dict(self.states[case.case_id].source),
+            "case_id": seat.case.case_id,
+            "workload": str(seat.case.workload),
+            "model": seat.case.model,
+            "variant": str(seat.case.variant),
+            "source": dict(seat.state.source),
             **extra,
         }
 
@@ -202,176 +198,198 @@ class Runner:
 
     def _solo_passes(self) -> None:
         """Memory, facts and quality, case by case; a case that breaks here is never timed."""
-        worker: WorkerProcess | None = None
-        for group in self.plan.groups:
-            for case in group.cases:
-                state = self.states[case.case_id]
+        timed = {case for group in self.plan.groups for case in group.timed()}
+        for side in self.sides:
+            worker: Worker | None = None
+            engine = ""
+            for case in dict.fromkeys(case for group in self.plan.groups for case in group.cases):
+                seat = Seat(side, case)
                 self._advance(f"memory and quality: {case}")
-                if state.status != "ok" or state.solo_done:
+                if seat.state.status != "ok" or seat.state.solo_done:
                     continue
+                samples: list[Sample] = []
                 try:
-                    if worker is None or not worker.alive:
+                    # NOTE: a worker's forks inherit what an engine did to the process (vLLM patches torch)
+                    if worker is not None and worker.alive and engine != backend_of(case.variant).name:
+                        self._stop(worker)
                         worker = None
-                        worker = self._greeted("solo", case, self.plan.seed)
+                    if worker is None or not worker.alive:
+                        worker, engine = None, backend_of(case.variant).name
+                        worker = self._greeted("solo", seat)
+                    samples = self._solo(worker, seat, timed=case in timed)
                 except CaseFailed as error:
-                    state.fail(error)
-                    self._write([state])
-                    continue
-                self._write([state], self._solo(worker, case, state))
-        if worker is not None:
-            self._stop(worker)
+                    seat.state.fail(error)
+                self._write(side, [seat.state], samples)
+            if worker is not None:
+                self._stop(worker)
 
-    def _greeted(self, name: str, case: Case, seed: int) -> WorkerProcess:
+    def _greeted(self, name: str, seat: Seat) -> Worker:
         """A new worker that has imported what it needs. Raises CaseFailed, and leaves none behind, if it cannot."""
-        worker = self._start(name, case, seed)
+        worker = self._start(name, seat.side, seat.case, self.plan.seed)
         try:
-            worker.ready(START_SECONDS)
+            self._ready(worker)
         except CaseFailed:
             worker.kill()
             self._stop(worker)
             raise
         return worker
 
-    def _solo(self, worker: WorkerProcess, case: Case, state: CaseState) -> list[Sample]:
-        request = self._request("solo", case, timed=case in self._timed_cases())
-        try:
-            result = worker.ask(request, timeout=self.plan.sampling.timeout_seconds)
-        except CaseFailed as error:
-            state.fail(error)
-            return []
+    def _solo(self, worker: Worker, seat: Seat, *, timed: bool) -> list[Sample]:
+        case, state = seat.case, seat.state
+        request = self._request("solo", seat, timed=timed)
+        result = worker.ask(request, timeout=self.plan.sampling.timeout_seconds)
         state.facts, state.work, state.solo_done = result["facts"], Work(**result["work"]), True
         record = Record(case.workload, state.work, measured=result["measured"])
         return [
-            self._sample(case, metric, value, block=SOLO_BLOCK, worker="solo", t_ns=time.monotonic_ns())
+            _sample(case, metric, value, block=SOLO_BLOCK, worker="solo", t_ns=time.monotonic_ns())
             for metric in self._metrics(case, timed=False)
             if (value := metric.compute(record)) is not None
         ]
 
-    def _timed_cases(self) -> set[Case]:
-        return {case for group in self.plan.groups for case in group.timed()}
-
     # Blocks -----------------------------------------------------------------------------------------------------
 
-    def _block(self, group: Group, block: int) -> None:
-        """One block of one group: fresh workers, warm-up, two turns per case, one write."""
-        cases = [case for case in self._live(group) if block not in self.states[case.case_id].blocks]
-        arms = [arm for arm in group.arms if any(case.variant == arm for case in cases)]
-        if not cases:
-            self._advance(f"block {block + 1}: done before", 2 * len(self._live(group)))
+    def _block(self, group: Group, number: int, chosen: Collection[Case]) -> None:
+        """One block of one group: fresh workers, warm-up, the turns of each case, one write a side."""
+        seats = [
+            Seat(side, case) for case in chosen for side in self.sides if number not in side.states[case.case_id].blocks
+        ]
+        if not seats:
+            self._advance(f"block {number + 1}: done before", 2 * self.plan.sampling.passes * len(chosen))
             return
-        samples: list[Sample] = []
-        telemetry: list[Reading] = []
-        self.retries = RETRIES_PER_BLOCK
-        for case in cases:
-            self.states[case.case_id].invalid_blocks.pop(block, None)
-        with machine_lock():
-            workers = self._open_arms(cases, arms, block, samples)
-            places = list(dict.fromkeys((case.model, case.workload) for case in cases))
-            first = order_of(block, len(arms), self.plan.seed)
-            for model, workload in places:
-                for turn, position in enumerate((*first, *reversed(first)) * self.plan.sampling.passes):
-                    case = Case(workload, model, arms[position])
-                    self._advance(f"block {block + 1}/{self.plan.sampling.blocks}: {case}")
-                    if case.case_id in workers:
-                        self._turn(workers, case, block, turn, samples, telemetry)
-            for worker in set(workers.values()):
+        block = Block(number)
+        for seat in seats:
+            seat.state.invalid_blocks.pop(number, None)
+        with machine_lock() if self.start is None else contextlib.nullcontext():  # a scripted worker disturbs nobody
+            arms = [(side, arm) for arm in group.arms for side in self.sides]
+            arms = [arm for arm in arms if any((seat.side, seat.case.variant) == arm for seat in seats)]
+            self._open_arms(seats, arms, block)
+            order = order_of(number, len(arms), self.plan.seed)
+            for model, workload in dict.fromkeys((seat.case.model, seat.case.workload) for seat in seats):
+                in_order = [Seat(arms[p][0], Case(workload, model, arms[p][1])) for p in order]
+                self._place([seat for seat in in_order if seat in seats], block)
+            for worker in set(block.workers.values()):
                 if worker in self.workers:
                     self._stop(worker)
-        for case in cases:
-            if self.states[case.case_id].status == "ok":
-                self.states[case.case_id].blocks.add(block)
-        self._write([self.states[case.case_id] for case in cases], samples, telemetry)
+        for side in self.sides:
+            states = [seat.state for seat in seats if seat.side is side]
+            for state in states:
+                if state.status == "ok":
+                    state.blocks.add(number)
+            self._write(side, states, block.samples.get(side.name, ()), block.telemetry.get(side.name, ()))
 
-    def _open_arms(
-        self, cases: Sequence[Case], arms: Sequence[Any], block: int, samples: list[Sample]
-    ) -> dict[str, WorkerProcess]:
-        """One worker per arm (importing side by side, warming up one after the other); case_id -> worker."""
-        seed = self.plan.seed * 1000 + block
-        opened: dict[str, WorkerProcess] = {}
-        pending = {arm: [case for case in cases if case.variant == arm] for arm in arms}
-        starting = {arm: self._start(f"b{block}-{arm}", pending[arm][0], seed) for arm in arms}
-        for arm in arms:
-            worker, greeted = starting[arm], False
-            for case in pending[arm]:
+    def _open_arms(self, seats: Sequence[Seat], arms: Sequence[tuple[Side, Variant]], block: Block) -> None:
+        """One worker per arm, importing side by side, warming up one after the other."""
+        seed = self.plan.seed * 1000 + block.number
+        pending = [[seat for seat in seats if (seat.side, seat.case.variant) == arm] for arm in arms]
+        names = [f"b{block.number}-{variant}" for _, variant in arms]
+        starting = [self._start(name, *mine[0], seed) for name, mine in zip(names, pending, strict=True)]
+        for worker, mine, name in zip(starting, pending, names, strict=True):
+            greeted = False
+            for seat in mine:
                 try:
                     if not worker.alive:
-                        worker, greeted = self._start(f"b{block}-{arm}", case, seed), False
+                        worker, greeted = self._start(name, *seat, seed), False
                     if not greeted:
-                        worker.ready(START_SECONDS)
+                        self._ready(worker)
                         greeted = True
-                    samples += self._warm(worker, case, self.states[case.case_id], block)
-                    opened[case.case_id] = worker
+                    self._warm(worker, seat, block)
+                    block.workers[seat.key] = worker
                 except CaseFailed as error:
-                    self.states[case.case_id].fail(error)
+                    seat.state.fail(error)
                     if not greeted:
                         worker.kill()  # the next case gets a fresh one
-                    self._bury(opened, worker, block)
-        return opened
+                    self._bury(block, worker)
 
-    def _bury(self, workers: dict[str, WorkerProcess], worker: WorkerProcess, block: int) -> None:
+    def _bury(self, block: Block, worker: Worker) -> None:
         """If the worker is dead: the block is lost for the other cases that it had opened, and only the block."""
-        for case_id in [name for name, holder in workers.items() if holder is worker and not worker.alive]:
-            self.states[case_id].invalid_blocks[block] = "its worker process died in this block"
-            del workers[case_id]
+        sides = {side.name: side for side in self.sides}
+        for key in [key for key, holder in block.workers.items() if holder is worker and not worker.alive]:
+            side, case_id = key
+            sides[side].states[case_id].invalid_blocks[block.number] = "its worker process died in this block"
+            del block.workers[key]
 
-    def _warm(self, worker: WorkerProcess, case: Case, state: CaseState, block: int) -> list[Sample]:
+    def _warm(self, worker: Worker, seat: Seat, block: Block) -> None:
         sampling = self.plan.sampling
-        request = self._request("open", case, seconds=sampling.warmup_seconds, iterations=sampling.min_iterations)
+        request = self._request("open", seat, seconds=sampling.warmup_seconds, iterations=sampling.min_iterations)
         result = worker.ask(request, timeout=sampling.timeout_seconds)
-        state.work = Work(**result["work"])
-        state.unsteady += not result["steady"]
-        return self._samples(case, result["warmup"], block, worker.name, 0, "warmup")
+        seat.state.work = Work(**result["work"])
+        seat.state.unsteady += not result["steady"]
+        self._record(seat, block, result["warmup"], worker.name, 0, "warmup")
 
-    def _turn(
-        self,
-        workers: dict[str, WorkerProcess],
-        case: Case,
-        block: int,
-        turn: int,
-        samples: list[Sample],
-        telemetry: list[Reading],
-    ) -> None:
-        """One slice of one case, repeated while a neighbour or the control spoils it."""
-        worker, state, sampling = workers[case.case_id], self.states[case.case_id], self.plan.sampling
-        label = f"{self.plan.suite.name}/{case}/block {block}/turn {turn}"
+    def _place(self, seats: Sequence[Seat], block: Block) -> None:
+        """All turns of one model and workload: the arms in order and in the reverse of it, pass after pass."""
+        sampling = self.plan.sampling
+        stride = max(1, round(CONTROL_EVERY_SECONDS / max(sampling.slice_seconds, 1e-3)))
+        before, own_cpu_ns = snapshot(self.plan.device), 0
+        for turn, seat in enumerate((*seats, *reversed(seats)) * sampling.passes):
+            self._advance(f"block {block.number + 1}/{sampling.blocks}: {seat.case}")
+            if seat.key in block.workers:
+                own_cpu_ns += self._turn(seat, block, turn, control=(turn // len(seats)) % stride == 0)
+        if sampling.slice_seconds < JUDGED_SECONDS:
+            self._judge_together([seat for seat in seats if seat.key in block.workers], block, before, own_cpu_ns)
+
+    def _turn(self, seat: Seat, block: Block, turn: int, *, control: bool) -> int:
+        """One slice of one case, repeated while a neighbour or the control spoils it; the worker's CPU time in ns."""
+        worker, state, sampling = block.workers[seat.key], seat.state, self.plan.sampling
         request = self._request(
-            "slice", case, seconds=sampling.slice_seconds, iterations=sampling.min_iterations, label=label
+            "slice",
+            seat,
+            seconds=sampling.slice_seconds,
+            iterations=sampling.min_iterations,
+            label=f"{self.plan.suite.name}/{seat.case}/block {block.number}/turn {turn}",
+            control=control,
         )
+        cpu_ns = 0
         while True:
             try:
                 result = worker.ask(request, timeout=sampling.timeout_seconds)
             except CaseFailed as error:
                 state.fail(error)
-                self._bury(workers, worker, block)
-                return
-            why = self._disturbed(case, result)
-            repeat = why is not None and self.retries > 0
-            telemetry += self._readings(case, result, block, worker.name, turn)
-            phase: Phase = "warmup" if repeat else "timed"
-            samples += self._samples(case, result["iterations"], block, worker.name, turn, phase)
+                self._bury(block, worker)
+                return cpu_ns
+            cpu_ns += int(result.get("cpu_ns", 0))
+            why = self._disturbed(seat, result)
+            repeat = why is not None and block.retries > 0
+            readings = block.telemetry.setdefault(seat.side.name, [])
+            readings += _readings(seat.case, result, block.number, worker.name, turn)
+            self._record(seat, block, result["iterations"], worker.name, turn, "warmup" if repeat else "timed")
             if not repeat:
                 break
-            self.retries -= 1
+            block.retries -= 1
             time.sleep(PAUSE_SECONDS)
         if why is not None:
-            state.invalid_blocks[block] = why
-        if self._busy(case, result) is None:  # once a turn: repetitions must not outvote the run's history
-            self.controls.setdefault(str(case.variant), []).append(result["control"])
+            state.invalid_blocks[block.number] = why
+        if result["control"] and self._busy(seat, result) is None:  # once a turn: repetitions must not outvote history
+            self.controls.setdefault(str(seat.case.variant), []).append(result["control"])
+        return cpu_ns
 
-    def _disturbed(self, case: Case, result: Mapping[str, Any]) -> str | None:
+    def _disturbed(self, seat: Seat, result: Mapping[str, Any]) -> str | None:
         """Why this slice is no measurement of the case alone, or None."""
-        if backend_of(case.variant).scripted:
+        if backend_of(seat.case.variant).scripted:
             return None
-        if (reason := self._busy(case, result)) is not None:
+        if (reason := self._busy(seat, result)) is not None:
             return reason
-        history = self.controls.get(str(case.variant), [])
+        history = self.controls.get(str(seat.case.variant), [])
         return control_moved(history, result["control"]) if len(history) >= CONTROL_TOLERANCE_HISTORY else None
 
-    def _busy(self, case: Case, result: Mapping[str, Any]) -> str | None:
-        values = {name: (value, unit) for name, (value, unit) in result["telemetry"].items()}
+    def _busy(self, seat: Seat, result: Mapping[str, Any]) -> str | None:
+        if self.plan.sampling.slice_seconds < JUDGED_SECONDS:
+            return None
+        return self._neighbour(seat, {name: (value, unit) for name, (value, unit) in result["telemetry"].items()})
+
+    def _neighbour(self, seat: Seat, values: Mapping[str, tuple[float, str]]) -> str | None:
         cores = len(usable_cpus())
-        threads = int(self.states[case.case_id].facts.get("threads", cores))
-        return busy_neighbour(values, cores=cores, threads=threads)
+        return busy_neighbour(values, cores=cores, threads=int(seat.state.facts.get("threads", cores)))
+
+    def _judge_together(self, seats: Sequence[Seat], block: Block, before: Snapshot, workers_ns: int) -> None:
+        """All turns of a place as one window, seen by this process: the workers' own time is not a neighbour's."""
+        values = difference(before, snapshot(self.plan.device))
+        if "other_cpu" in values:
+            others = values["other_cpu"][0] - workers_ns * 1e-9 / values["wall"][0]
+            values["other_cpu"] = (max(0.0, others), "cores")
+        for seat in seats:
+            if not backend_of(seat.case.variant).scripted and (why := self._neighbour(seat, values)) is not None:
+                seat.state.invalid_blocks.setdefault(block.number, why)
 
     # Rows -------------------------------------------------------------------------------------------------------
 
@@ -379,72 +397,59 @@ class Runner:
         found = [METRICS[name] for name in dict.fromkeys((*self.plan.suite.metrics, "step_time"))]
         return [metric for metric in found if metric.timed == timed and metric.applies(case.workload)]
 
-    def _samples(
-        self, case: Case, raw: Sequence[Any], block: int, worker: str, turn: int, phase: Phase
-    ) -> list[Sample]:
-        state = self.states[case.case_id]
+    def _record(self, seat: Seat, block: Block, raw: Sequence[Any], worker: str, turn: int, phase: Phase) -> None:
+        """The iterations of a slice as samples of every metric; the turn's median for the schedule."""
+        case, state = seat.case, seat.state
         assert state.work is not None
         dtype = state.facts.get("compute_dtype", "fp32")
         threads = int(state.facts.get("threads", 0))
         steps = case.workload["new_tokens"] if case.workload.kind == "decode" else 1
         flops = peak_flops(self.peaks, dtype, threads)
         bandwidth = peak_bandwidth(self.peaks, state.work.bytes / steps, threads)
-        rows: list[Sample] = []
+        metrics = self._metrics(case, timed=True)
+        rows = block.samples.setdefault(seat.side.name, [])
         for number, (start, end, tokens) in enumerate(raw):
-            iteration = Iteration(start, end, tuple(tokens))
-            record = Record(case.workload, state.work, iteration, {}, flops, bandwidth)
-            for metric in self._metrics(case, timed=True):
-                value = metric.compute(record)
-                if value is not None:
-                    rows.append(
-                        self._sample(
-                            case,
-                            metric,
-                            value,
-                            block=block,
-                            worker=worker,
-                            t_ns=start,
-                            turn=turn,
-                            iteration=number,
-                            phase=phase,
-                        )
-                    )
-        return rows
-
-    def _sample(
-        self,
-        case: Case,
-        metric: Metric,
-        value: float,
-        *,
-        block: int,
-        worker: str,
-        t_ns: int,
-        turn: int = 0,
-        iteration: int = 0,
-        phase: Literal["warmup", "timed"] = "timed",
-    ) -> Sample:
-        return Sample(case.case_id, metric.name, float(value), metric.unit, block, worker, turn, iteration, phase, t_ns)
-
-    def _readings(self, case: Case, result: Mapping[str, Any], block: int, worker: str, turn: int) -> list[Reading]:
-        t_ns = result["iterations"][0][0]
-        telemetry = [("slice", name, value, unit) for name, (value, unit) in result["telemetry"].items()]
-        control = [("control", name, seconds, "s") for name, seconds in result["control"].items()]
-        return [
-            Reading(block, source, name, float(value), unit, t_ns, worker, case.case_id, turn)
-            for source, name, value, unit in (*telemetry, *control)
-        ]
+            record = Record(case.workload, state.work, Iteration(start, end, tuple(tokens)), {}, flops, bandwidth)
+            rows += [
+                _sample(
+                    case,
+                    metric,
+                    value,
+                    block=block.number,
+                    worker=worker,
+                    t_ns=start,
+                    turn=turn,
+                    iteration=number,
+                    phase=phase,
+                )
+                for metric in metrics
+                if (value := metric.compute(record)) is not None
+            ]
+        if phase == "timed":
+            median = statistics.median(end - start for start, end, _ in raw) * 1e-9
+            state.turns.setdefault(block.number, {})[turn] = median
 
 
-def new_states(plan: Plan) -> dict[str, CaseState]:
-    """The state of every case of a plan before anything ran; what cannot run is already skipped with its reason."""
-    states: dict[str, CaseState] = {}
-    for group in plan.groups:
-        for case in group.cases:
-            if case.case_id not in states:
-                source = asdict(plan.sources[case.model])
-                state = CaseState(case, group.name, len(states), source)
-                if (reason := plan.skips.get(case.case_id)) is not None:
-                    state.status, state.reason = "skipped", reason
-                states[case.case_id] = state
-    return states
+def _sample(
+    case: Case,
+    metric: Metric,
+    value: float,
+    *,
+    block: int,
+    worker: str,
+    t_ns: int,
+    turn: int = 0,
+    iteration: int = 0,
+    phase: Literal["warmup", "timed"] = "timed",
+) -> Sample:
+    return Sample(case.case_id, metric.name, float(value), metric.unit, block, worker, turn, iteration, phase, t_ns)
+
+
+def _readings(case: Case, result: Mapping[str, Any], block: int, worker: str, turn: int) -> list[Reading]:
+    t_ns = result["iterations"][0][0]
+    telemetry = [("slice", name, value, unit) for name, (value, unit) in result["telemetry"].items()]
+    control = [("control", name, seconds, "s") for name, seconds in result["control"].items()]
+    return [
+        Reading(block, source, name, float(value), unit, t_ns, worker, case.case_id, turn)
+        for source, name, value, unit in (*telemetry, *control)
+    ]

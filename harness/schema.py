@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from harness.core import SCHEMA_VERSION, Reading, Sample, Status
 
 RunStatus = Literal["running", "finished", "interrupted", "failed"]
-TableName = Literal["runs", "cases", "samples", "telemetry", "summary", "calibration"]
+TableName = Literal["runs", "cases", "samples", "telemetry", "summary", "calibration", "noise"]
 PART_TABLES: tuple[TableName, ...] = ("telemetry", "samples", "cases")  # written in this order: a case row comes last
 ROW_GROUP_ROWS = 100_000
 _TIME = pa.timestamp("us", tz="UTC")
@@ -46,7 +46,8 @@ class RunRow:
 
     The writer is host, pid, pid_start. Unknown text is "", an unknown number 0. `argv`, `packages` and `plan` are JSON
     texts; `command` is the one line that reproduces the run; `plan` is enough to resume it; `fingerprint` is what must
-    agree for two runs to be compared.
+    agree for two runs to be compared. Runs measured interleaved with each other share their `session`; `side` says
+    which of them this is.
     """
 
     suite: str
@@ -77,6 +78,8 @@ class RunRow:
     packages: str = "{}"
     fingerprint: str = ""
     plan: str = "{}"
+    session: str = ""
+    side: str = ""
     host: str = ""
     pid: int = 0
     pid_start: int = 0
@@ -172,6 +175,13 @@ SCHEMAS: dict[TableName, pa.Schema] = {
         threads=_INT,
         value=_REAL,
         t_ns=_INT,
+    ),
+    "noise": _schema(
+        "fingerprint machine_id device workload model metric name blocks effect value low high hits trials suite "
+        "git_sha measured_at versions",
+        measured_at=_TIME,
+        **dict.fromkeys(("blocks", "hits", "trials"), _INT),
+        **dict.fromkeys(("effect", "value", "low", "high"), _REAL),
     ),
 }
 

@@ -16,10 +16,11 @@ from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harness.core import Better, VerdictName
 from harness.distributions import digamma, student_t_cdf, student_t_ppf, trigamma, trigamma_inverse
+from harness.power import blocks_for, supported_effect
+from harness.resampling import Values, bca_interval, sign_flip_p_value
 
 __all__ = [
     "BCA_MIN_BLOCKS",
@@ -28,21 +29,25 @@ __all__ = [
     "VariancePrior",
     "Verdict",
     "bca_interval",
+    "blocks_for",
+    "equivalence_p_value",
     "independent_log_ratio",
     "median",
     "minimum_detectable_effect",
     "noise",
+    "p_value_beyond",
+    "p_value_within",
     "paired_log_ratio",
     "quantile",
     "sign_flip_p_value",
     "student_t_cdf",
     "student_t_ppf",
+    "supported_effect",
     "typical_interval",
     "variance_prior",
     "verdict",
 ]
 
-Values = NDArray[np.float64]
 _NORMAL = NormalDist()
 _MAD_TO_SD = 1.482602218505602  # of a normal distribution
 _MAX_BLOCKS = 10_000
@@ -228,56 +233,6 @@ def _t_estimate(mean: float, sd: float, df: float, confidence: float, num_blocks
     return Estimate(math.exp(mean), low, high, confidence, num_blocks, sd, df, method)
 
 
-def bca_interval(
-    values: Sequence[float] | Values,
-    *,
-    confidence: float = 0.95,
-    seed: int = 0,
-    num_resamples: int = 9_999,
-    expand: bool = False,
-) -> tuple[float, float]:
-    """Bias-corrected and accelerated bootstrap interval of the mean (Efron 1987), seeded.
-
-    `expand` widens its levels as t does (Hesterberg 2015, expanded percentile): for 20 normal values plain BCa covers
-    less than it says.
-    """
-    x = np.asarray(values, dtype=np.float64)
-    n, mean = len(x), float(np.mean(x))
-    if n < 2 or float(np.ptp(x)) < 1e-12:
-        return mean, mean
-    rng = np.random.default_rng(seed)
-    step = max(1, 2_000_000 // n)
-    sizes = [min(step, num_resamples - start) for start in range(0, num_resamples, step)]
-    means = np.concatenate([x[rng.integers(0, n, (size, n))].mean(axis=1) for size in sizes])
-    below = (np.count_nonzero(means < mean) + np.count_nonzero(means <= mean)) / (2.0 * num_resamples)
-    z0 = _NORMAL.inv_cdf(min(max(below, 0.5 / num_resamples), 1 - 0.5 / num_resamples))
-    u = x - mean
-    acceleration = float(np.sum(u**3) / (6.0 * np.sum(u**2) ** 1.5))
-    if expand:
-        z = math.sqrt(n / (n - 1)) * student_t_ppf(0.5 + confidence / 2, n - 1.0)
-    else:
-        z = _NORMAL.inv_cdf(0.5 + confidence / 2)
-    levels = [_NORMAL.cdf(z0 + (z0 + s) / (1 - acceleration * (z0 + s))) for s in (-z, z)]
-    low, high = np.quantile(means, levels)
-    return float(low), float(high)
-
-
-def sign_flip_p_value(differences: Sequence[float] | Values, *, seed: int = 0, num_samples: int = 20_000) -> float:
-    """Two-sided p-value for a mean of zero if each difference could as well have the other sign.
-
-    Exact (all 2**K signs) up to 14 differences, else sampled with the observed one counted in. It cannot fall below
-    2**(1-K), so it needs K >= 6 for 5%.
-    """
-    d = np.asarray(differences, dtype=np.float64)
-    exact = len(d) <= 14
-    if exact:
-        signs = 1.0 - 2.0 * ((np.arange(2 ** len(d))[:, None] >> np.arange(len(d))) & 1)
-    else:
-        signs = 1.0 - 2.0 * np.random.default_rng(seed).integers(0, 2, (num_samples, len(d)))
-    hits = int(np.count_nonzero(np.abs(signs @ d) >= abs(float(d.sum())) * (1 - 1e-12)))
-    return hits / len(signs) if exact else (hits + 1) / (len(signs) + 1)
-
-
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What an estimate says against a margin.
@@ -321,6 +276,65 @@ def verdict(estimate: Estimate | None, *, margin: float, better: Better, invalid
     return Verdict("inconclusive", effect, blocks, reason)
 
 
+def p_value_beyond(
+    estimate: Estimate, *, margin: float, better: Better, side: Literal["worse", "better"] = "worse"
+) -> float:
+    """One-sided p-value of "the true change on this side is at most the margin"; small means: it is beyond it.
+
+    Below (1 - confidence) / 2 exactly where `verdict` says `regressed` (side worse) or `improved` (better). NaN where
+    neither direction is better: there is nothing to test. 1 for one block, whose noise is unknown.
+    """
+    if better == "neither":
+        return math.nan
+    return _p_value(estimate, margin, above=(better == "lower") == (side == "worse"), beyond=True)
+
+
+def p_value_within(estimate: Estimate, *, limit: float, better: Better) -> float:
+    """One-sided p-value of "it got worse by the limit or more"; small means: a loss of that size is excluded.
+
+    The test behind a gate's promise (non-inferiority). NaN where neither direction is better.
+    """
+    if better == "neither":
+        return math.nan
+    return _p_value(estimate, limit, above=better == "lower", beyond=False)
+
+
+def equivalence_p_value(estimate: Estimate, *, margin: float) -> float:
+    """Two one-sided tests (Schuirmann 1987): the p-value of "the true change is the margin or more", either way.
+
+    Below (1 - confidence) / 2 exactly where a two-sided interval lies within the margins, so `equivalent` at 95% asks
+    for 2.5%: stricter than the usual 5% of this test, which belongs to the 90% interval.
+    """
+    if estimate.method != "bca" and estimate.df > 0:  # symmetric: the nearer margin has the larger p-value
+        return _p_value(estimate, margin, above=estimate.ratio > 1.0, beyond=False)
+    return max(_p_value(estimate, margin, above=above, beyond=False) for above in (True, False))
+
+
+def _p_value(estimate: Estimate, margin: float, *, above: bool, beyond: bool) -> float:
+    """Student's t of the log ratio's distance from the margin above (or below) 1.
+
+    A bootstrapped interval is not symmetric: its standard error is read from the end that looks at the margin, so that
+    test and interval agree at the interval's confidence.
+    """
+    bound = 1.0 + margin if above else 1.0 / (1.0 + margin)
+    facing_low = above == beyond
+    if estimate.sd == 0.0:
+        if beyond:
+            return float(not (estimate.ratio > bound if above else estimate.ratio < bound))
+        return float(not (estimate.ratio <= bound if above else estimate.ratio >= bound))
+    if not estimate.df > 0 or math.isnan(estimate.sd):
+        return 1.0
+    if estimate.method == "bca":
+        width = math.log(estimate.ratio / estimate.low if facing_low else estimate.high / estimate.ratio)
+        error = width / student_t_ppf(0.5 + estimate.confidence / 2, estimate.df)
+    else:
+        error = estimate.sd / math.sqrt(estimate.num_blocks)
+    distance = math.log(estimate.ratio) - math.log(bound)
+    if not error > 0:
+        return float(distance <= 0.0) if facing_low else float(distance >= 0.0)
+    return student_t_cdf((-distance if facing_low else distance) / error, estimate.df)
+
+
 def minimum_detectable_effect(estimate: Estimate, *, margin: float, power: float = 0.8) -> float:
     """The smallest true relative change shown as beyond the margin with this power; inf where the noise is unknown."""
     if not estimate.df > 0 or math.isnan(estimate.sd):
@@ -338,6 +352,7 @@ def _blocks_to_decide(estimate: Estimate, margin: float) -> int | None:
         return None
     # The normal's count is a lower bound, and t's lies a few blocks above it.
     blocks = max(estimate.num_blocks + 1, math.ceil((_NORMAL.inv_cdf(level) * estimate.sd / room) ** 2))
-    while student_t_ppf(level, blocks - 1 + lent) * estimate.sd / math.sqrt(blocks) >= room:
+    # The half-width t(level) * sd / sqrt(blocks) still reaches the margin; asked of the cdf, ten times as fast as t.
+    while student_t_cdf(room * math.sqrt(blocks) / estimate.sd, blocks - 1 + lent) <= level:
         blocks += 1
     return blocks if blocks <= _MAX_BLOCKS else None

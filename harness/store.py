@@ -10,6 +10,7 @@
     inbox/<run_id>/<table>-<n>.parquet     parts of a run that goes on; after it <table>.parquet
     compacted/<table>/part-<n>.parquet     many runs, after `compact`; summary.parquet with them
     calibration/<machine_id>.parquet       measured peaks
+    calibration/<machine_id>.noise.parquet noise floors, false alarms and power (harness.calibration)
 
 A damaged, foreign or newer file is passed over and named in `problems`, never an exception. It refuses (StoreError) a
 folder that is not a store, a read-only or full disk, and to resume a run that is still being written.
@@ -327,7 +328,13 @@ class Store:
                     continue
         compaction.stored_summary(self.catalog)
         for name in self.catalog.names(self.path / "calibration"):
-            self.calibration(name.removesuffix(".parquet"))
+            kind: TableName = "noise" if name.endswith(".noise.parquet") else "calibration"
+            try:
+                decode(self.path / "calibration" / name, kind)
+            except FileNotFoundError:
+                continue
+            except Damaged as damage:
+                self.catalog.note(self.path / "calibration" / name, damage)
         found = self.problems
         for run in rows:
             if run.status == "running" and not self.is_live(run):

@@ -173,6 +173,8 @@ def quantity(value: float | None, unit: str) -> str:
         return f"{value:.3f} s" if value >= 1 else f"{value * 1e3:.4g} ms"
     if unit == "tokens/s":
         return f"{value:,.0f} tok/s" if value >= 100 else f"{value:.1f} tok/s"
+    if unit == "bytes/s":
+        return f"{value / 1e9:.3g} GB/s"
     if unit == "ratio":
         return f"{value * 100:.1f}%"
     return f"{value:.4g}"
@@ -203,6 +205,8 @@ def run_table(cases: Sequence[Measured], comparisons: Sequence[Comparison], titl
         Column("value", right=True),
         Column("ratio [95%]", right=True),
         Column("verdict"),
+        Column("would show", right=True),
+        Column("margin", right=True),
         Column("peak memory", right=True),
         *(Column(EXTRA_COLUMNS[name], right=True) for name in extra),
         Column("PPL", right=True),
@@ -213,7 +217,13 @@ def run_table(cases: Sequence[Measured], comparisons: Sequence[Comparison], titl
     rows, records, styles = [], [], []
     failed = _reasons(cases)
     spoiled = sorted({f"invalid: {c.reason}" for c in versus.values() if c.verdict == "invalid"})
-    notes = [*failed, *(spoiled if not failed else ()), *_sample_texts(cases), *notes]
+    notes = [
+        *failed,
+        *(spoiled if not failed else ()),
+        *_sample_texts(cases),
+        *_margin_notes(list(versus.values())),
+        *notes,
+    ]
     previous: tuple[str, str] | None = None
     for case in cases:
         if case.workload.startswith("perplexity") and case.status == "ok" and (case.model, case.variant) in timed:
@@ -304,7 +314,7 @@ def _cells(
     case: Measured, comparison: Comparison | None, record: Mapping[str, Any], is_reference: bool, extra: Sequence[str]
 ) -> list[str]:
     if case.status not in ("ok", "not_steady"):
-        return ["  " + str(case.variant), "", "", case.status, *[""] * (5 + len(extra))]
+        return ["  " + str(case.variant), "", "", case.status, *[""] * (7 + len(extra))]
     values = {name: cell["value"] for name, cell in record["metrics"].items()}
     headline = case.headline
     series = case.series.get(headline) if headline else None
@@ -320,6 +330,7 @@ def _cells(
         name + quantity(series.median, series.unit) if series else "-",
         interval(comparison) if comparison else ("1" if is_reference else "-"),
         GLYPHS[comparison.verdict] if comparison else ("(reference)" if is_reference else "-"),
+        *_resolution(comparison),
         quantity(values.get("peak_bytes"), "bytes"),
         *(quantity(cell["value"], cell["unit"]) if (cell := record["metrics"].get(name)) else "-" for name in extra),
         beside(f"{values['ppl']:.2f}" if "ppl" in values and (record["trained"] or borrowed) else "-"),
@@ -327,6 +338,23 @@ def _cells(
         beside(quantity(values.get("top1_agreement"), "ratio")),
         "" if is_reference else same,
     ]
+
+
+def _resolution(comparison: Comparison | None) -> tuple[str, str]:
+    """The smallest change that would have shown, and the margin; marked where the margin is not the policy's."""
+    if comparison is None or comparison.estimate is None:
+        return "", ""
+    effect = comparison.minimum_detectable_effect
+    seen = "-" if effect is None or not math.isfinite(effect) else f"{effect:.1%}"
+    return seen, f"{comparison.margin:.1%}{'' if comparison.margin_source.startswith('policy') else '*'}"
+
+
+def _margin_notes(comparisons: Sequence[Comparison]) -> list[str]:
+    """What the two columns mean, and where each margin comes from."""
+    judged = [c for c in comparisons if c.estimate is not None]
+    floors = sorted({c.margin_source for c in judged if not c.margin_source.startswith("policy")})
+    lines = ["would show: the smallest true change that these blocks show as beyond the margin in 4 of 5 cases"]
+    return [*lines, *(f"margin*: {source}" for source in floors)] if judged else []
 
 
 def comparison_table(comparisons: Sequence[Comparison], title: str, notes: Sequence[str]) -> Table:
@@ -340,6 +368,8 @@ def comparison_table(comparisons: Sequence[Comparison], title: str, notes: Seque
         Column("B", right=True),
         Column("B/A [95%]", right=True),
         Column("verdict"),
+        Column("would show", right=True),
+        Column("margin", right=True),
         Column("reason"),
     ]
     rows = []
@@ -359,9 +389,9 @@ def comparison_table(comparisons: Sequence[Comparison], title: str, notes: Seque
                 quantity(c.candidate_value, c.unit),
                 interval(c),
                 GLYPHS[c.verdict],
+                *_resolution(c),
                 c.reason,
             ]
         )
-    return Table(
-        title, columns, rows, [c.as_dict() for c in comparisons], notes, [STYLES[c.verdict] for c in comparisons]
-    )
+    records, styles = [c.as_dict() for c in comparisons], [STYLES[c.verdict] for c in comparisons]
+    return Table(title, columns, rows, records, [*notes, *_margin_notes(comparisons)], styles)

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
 from harness.core import Case, CaseFailed, HarnessError, Iteration, ModelSource, Unsupported, Variant, Workload
+from harness.process import PROTOCOL
 from harness.ranges import nvtx_range
 from harness.registry import METRICS, Backend, Engine, Session, backend_of, load_all, options_of
 from harness.telemetry import difference, peak_rss_bytes, reset_peak_rss, rss_bytes, snapshot
@@ -106,10 +107,14 @@ def _open(state: WorkerState, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _slice(state: WorkerState, request: dict[str, Any]) -> dict[str, Any]:
-    """One turn: the negative control, then iterations until both minima are reached, between two telemetry readings."""
+    """One turn: the negative control where asked for, then iterations until both minima are reached.
+
+    Between two telemetry readings; `cpu_ns` is all CPU time of this process in the turn.
+    """
     session = state.sessions[request["case_id"]]
     assert state.control is not None
-    control = state.control()
+    cpu_ns = time.process_time_ns()
+    control = state.control() if request["control"] else {}
     done: list[Iteration] = []
     gc.disable()
     try:
@@ -123,7 +128,12 @@ def _slice(state: WorkerState, request: dict[str, Any]) -> dict[str, Any]:
         gc.enable()
         gc.collect()
     readings = {name: list(value) for name, value in difference(before, after).items()}
-    return {"control": control, "iterations": [_raw(iteration) for iteration in done], "telemetry": readings}
+    return {
+        "control": control,
+        "iterations": [_raw(iteration) for iteration in done],
+        "telemetry": readings,
+        "cpu_ns": time.process_time_ns() - cpu_ns,
+    }
 
 
 def check_evidence(case: Case, facts: dict[str, Any]) -> None:
@@ -214,7 +224,7 @@ def _hello(state: WorkerState, request: dict[str, Any]) -> dict[str, Any]:
     backend: Backend = backend_of(Variant.parse(request["variant"]))
     for package in backend.packages:
         importlib.import_module(package)
-    return {"pid": os.getpid()}
+    return {"pid": os.getpid(), "protocol": PROTOCOL}
 
 
 def _check(state: WorkerState, request: dict[str, Any]) -> dict[str, Any]:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from harness import registry
+from harness.case_state import CaseState, Side, new_states
 from harness.core import Grid, Sampling, Suite, Variant, Workload
 from harness.plan import Plan, make_plan
-from harness.process import WorkerDied
-from harness.runner import CaseState, Runner, new_states
+from harness.process import PROTOCOL, WorkerDied
+from harness.runner import Runner
 from harness.store import RunRow, Store
 
 DECODE, PREFILL = Workload.of("decode", context=8, new_tokens=4), Workload.of("prefill", context=8)
@@ -25,14 +26,24 @@ class Stub:
     every: list[Stub]
     script: Script
 
-    def __init__(self, name: str, *, device: str, variant: Variant, seed: int, plugins: Sequence[str] = ()) -> None:
-        self.name, self.variant, self.seed = name, variant, seed
+    def __init__(
+        self,
+        name: str,
+        *,
+        device: str,
+        variant: Variant,
+        seed: int,
+        plugins: Sequence[str] = (),
+        root: Path | None = None,
+    ) -> None:
+        self.name, self.variant, self.seed, self.root = name, variant, seed, root
         self.asked: list[dict[str, Any]] = []
         self.alive, self.closed = True, False
         Stub.every.append(self)
 
-    def ready(self, timeout: float) -> None:
+    def ready(self, timeout: float) -> dict[str, Any]:
         self.ask({"do": "hello"}, timeout=timeout)
+        return {"protocol": PROTOCOL}
 
     def ask(self, request: dict[str, Any], *, timeout: float) -> dict[str, Any]:
         if not self.alive:
@@ -95,9 +106,8 @@ class Lab:
         self.writer = self.store.begin(RunRow(suite="lab"))
 
     def run(self, **options: Any) -> Lab:
-        Runner(
-            self.plan, self.writer, self.states, progress=lambda done, text: self.progress.append(done), **options
-        ).run()
+        sides = [Side(self.writer, self.states)]
+        Runner(self.plan, sides, progress=lambda done, text: self.progress.append(done), **options).run()
         return self
 
     def state(self, variant: str, workload: str = "decode") -> CaseState:

@@ -8,21 +8,18 @@ from harness.cli import build_parser
 
 COMMON = {"--store": "'results'", "-o/--output": "'table' of table|json|csv|md", "--plugin": "[] ..."}
 DEVICE = {"--device": "None"}
+SELECTION = {"--axis": "[] ...", "--model": "[] ...", "--blocks": "None", "--budget": "None", "--seed": "0"}
 VERBS: dict[str, dict[str, str]] = {
     "list": {**COMMON, "what": "None ?"},
     "run": {
         **COMMON,
         **DEVICE,
+        **SELECTION,
         "suite": "None ?",
-        "--axis": "[] ...",
-        "--model": "[] ...",
         "--weights": "None",
         "--tokenizer": "None",
         "--data": "None",
-        "--blocks": "None",
-        "--budget": "None",
         "--timeout": "None",
-        "--seed": "0",
         "--dry-run": "flag",
         "--resume": "None",
     },
@@ -30,7 +27,31 @@ VERBS: dict[str, dict[str, str]] = {
     "compare": {**COMMON, "a": "None", "b": "None", "--metric": "[] ...", "--margin": "None", "--strict": "flag"},
     "export": {**COMMON, "run": "None", "--table": "'samples'", "--to": "None"},
     "doctor": {**COMMON, **DEVICE},
-    "calibrate": {**COMMON, **DEVICE},
+    "gate": {
+        **COMMON,
+        **DEVICE,
+        **SELECTION,
+        "suite": "None ?",
+        "--against": "'HEAD~1'",
+        "--gates": "None",
+        "--exact": "flag",
+        "--markdown": "None",
+        "--junit": "None",
+        "--annotations": "flag",
+    },
+    "bisect": {
+        **COMMON,
+        **DEVICE,
+        **SELECTION,
+        "suite": "None ?",
+        "--good": "None",
+        "--bad": "'HEAD'",
+        "--metric": "None",
+        "--effect": "0.03",
+    },
+    "baseline": {**COMMON, "action": "None of set|list|prune", "name": "None ?", "run": "None ?", "--keep": "None"},
+    "import": {**COMMON, "file": "None", "--suite": "None"},
+    "calibrate": {**COMMON, **DEVICE, **SELECTION, "suite": "None ?", "--noise": "flag", "--inject": "'1,2,3,5'"},
     "store": {**COMMON, "action": "None of compact|check"},
 }
 
@@ -63,8 +84,10 @@ def test_the_verbs_and_their_flags_are_these() -> None:
 
 def test_every_verb_has_its_code_and_every_flag_its_help() -> None:
     from harness.commands import VERBS as CODE
+    from harness.commands import find_verb
 
     assert CODE.keys() == verbs().keys()
+    assert all(callable(find_verb(name)) for name in CODE)
     unexplained = {("compare", "run"), ("export", "run")}
     for verb, parser in verbs().items():
         for action in parser._actions:

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from harness import registry, runner
-from harness.core import Case, CaseFailed, Workload
-from harness.runner import RETRIES_PER_BLOCK, SOLO_BLOCK, CaseState, order_of, williams
+from harness.case_state import CaseState
+from harness.core import SOLO_BLOCK, Case, CaseFailed, Workload
+from harness.runner import RETRIES_PER_BLOCK
+from harness.schedule import order_of, williams
 from tests.scripted_worker import BUSY, CALM, DECODE, PREFILL, Lab, Stub, asked_for, plain, play
 
 # --- orders ---

@@ -1,0 +1,148 @@
+"""Which block comes next, and in which order its arms run. Torch-free.
+
+    order_of(block=0, count=2, seed=7)      # [1, 0]: the first half of the block; the second is its reverse
+    Runner(plan, sides, schedule=fixed)     # as many blocks of every group as the sampling says
+    Runner(plan, sides, schedule=adaptive(Looks((4, 8, 16)), decided))      # until every case is decided
+
+A schedule is a generator over a runner: it yields (group, block, cases), and by the time it is resumed the block is
+done and the states of the sides hold its turns.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Collection, Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from harness.case_state import CaseState
+from harness.compare import paired_estimate
+from harness.core import Case
+from harness.plan import Group
+from harness.sequential import Looks
+from harness.stats import Estimate, variance_prior
+
+if TYPE_CHECKING:
+    from harness.runner import Runner, Schedule
+
+MIN_BLOCKS = 2  # measured whatever the deadline: one block has no interval
+
+
+def williams(count: int) -> list[list[int]]:
+    """A Williams design: orders of `count` arms in which each follows each other equally often (Williams 1949)."""
+    first, low, high = [0], 1, count - 1
+    while len(first) < count:
+        if len(first) % 2:
+            first.append(low)
+            low += 1
+        else:
+            first.append(high)
+            high -= 1
+    square = [[(arm + shift) % count for arm in first] for shift in range(count)]
+    return square if count % 2 == 0 else square + [row[::-1] for row in square]
+
+
+def order_of(block: int, count: int, seed: int) -> list[int]:
+    """The order of `count` arms in the first half of a block; the second half is its reverse (ABBA for two arms)."""
+    relabel = list(range(count))
+    random.Random(f"arms:{seed}").shuffle(relabel)
+    design = williams(count)
+    return [relabel[arm] for arm in design[block % len(design)]]
+
+
+def fixed(runner: Runner) -> Iterator[tuple[Group, int, Collection[Case]]]:
+    """Every block of every group; with a deadline, none that would end after it, but one of each whatever it takes."""
+    for block in range(runner.plan.sampling.blocks):
+        for group in runner.plan.groups:
+            started = time.monotonic()
+            yield group, block, runner.live(group)
+            now = time.monotonic()
+            if runner.deadline is not None and block > 0 and now + (now - started) > runner.deadline:
+                return
+
+
+def confidence_after(looks: Looks, num_blocks: int) -> float:
+    """The two-sided confidence at which to judge what ended after that many blocks, be it between two looks."""
+    num_blocks = max(num_blocks, MIN_BLOCKS)
+    taken = tuple(look for look in looks.blocks if look < num_blocks)
+    rest = (looks.blocks[-1],) if num_blocks < looks.blocks[-1] else ()
+    reached = Looks((*taken, num_blocks, *rest), looks.alpha, looks.spending)
+    return reached.confidence(len(taken))
+
+
+def pairs(runner: Runner, group: Group) -> dict[Case, tuple[CaseState, CaseState]]:
+    """What a group compares: the first side with the second, or the baseline arm with each other arm."""
+    first, last = runner.sides[0].states, runner.sides[-1].states
+    live = runner.live(group)
+    if len(runner.sides) > 1:
+        return {case: (first[case.case_id], last[case.case_id]) for case in live}
+    references = {(c.workload, c.model): first[c.case_id] for c in live if c.variant == group.baseline}
+    return {
+        case: (references[case.workload, case.model], first[case.case_id])
+        for case in live
+        if case.variant != group.baseline and (case.workload, case.model) in references
+    }
+
+
+def adaptive(looks: Looks, decided: Callable[[Case, Estimate], bool]) -> Schedule:
+    """Blocks until every pair is decided at a look, the last look is taken, or the deadline would be passed.
+
+    `decided` judges step time, candidate over reference, with the interval of the look. What is decided gets no more
+    blocks; of what is left the group with the widest interval comes first, so that it has most when time runs out.
+    """
+
+    def schedule(runner: Runner) -> Iterator[tuple[Group, int, Collection[Case]]]:
+        groups = list(runner.plan.groups)
+        closed: set[Case] = set()
+        cost: dict[str, float] = {}  # seconds per case of a group's last block
+        ends = [min(look, runner.plan.sampling.blocks) for look in looks.blocks]
+        for start, end in pairwise((0, *dict.fromkeys(ends))):
+            for block in range(start, end):
+                for group in groups:
+                    compared = [case for case in pairs(runner, group) if case not in closed]
+                    places = {(case.workload, case.model) for case in compared}
+                    cases = [
+                        case
+                        for case in runner.live(group)
+                        if case in compared
+                        or (case.variant == group.baseline and (case.workload, case.model) in places)
+                    ]
+                    started = time.monotonic()
+                    expected = cost.get(group.name, 0.0) * len(cases)
+                    late = runner.deadline is not None and started + expected > runner.deadline
+                    if not cases or (late and block >= MIN_BLOCKS):
+                        continue
+                    yield group, block, cases
+                    cost[group.name] = (time.monotonic() - started) / len(cases)
+            widths = _judge(runner, confidence_after(looks, end), decided, closed)
+            groups.sort(key=lambda group: -widths.get(group.name, 0.0))
+
+    return schedule
+
+
+def _judge(
+    runner: Runner, confidence: float, decided: Callable[[Case, Estimate], bool], closed: set[Case]
+) -> dict[str, float]:
+    """Close what is decided; the widest interval left in each group, as a log ratio."""
+    every = {group.name: pairs(runner, group) for group in runner.plan.groups}
+    found = {
+        case: estimate
+        for of_group in every.values()
+        for case, (a, b) in of_group.items()
+        if (estimate := paired_estimate(a.valid_turns(), b.valid_turns())) is not None and estimate.num_blocks > 1
+    }
+    prior = variance_prior([e.sd**2 for e in found.values()], [e.num_blocks - 1.0 for e in found.values()])
+    widths: dict[str, float] = {}
+    for name, of_group in every.items():
+        for case, (a, b) in of_group.items():
+            estimate = paired_estimate(a.valid_turns(), b.valid_turns(), confidence=confidence, prior=prior)
+            if case in closed or estimate is None:
+                continue
+            if estimate.num_blocks > 1 and decided(case, estimate):
+                closed.add(case)
+            else:
+                width = math.log(estimate.high / estimate.low) if estimate.low > 0 else math.inf
+                widths[name] = max(widths.get(name, 0.0), width)
+    return widths
