@@ -26,7 +26,7 @@ from harness.peaks import Peak, peak_bandwidth, peak_flops
 from harness.plan import Group, Plan
 from harness.process import PROTOCOL, WorkerProcess, machine_lock
 from harness.registry import METRICS, Metric, Record, Work, backend_of
-from harness.schedule import fixed, order_of
+from harness.schedule import fixed, order_of, turns_of
 from harness.telemetry import Snapshot, busy_neighbour, difference, snapshot, usable_cpus
 
 RETRIES_PER_BLOCK = 6  # disturbed slices that are repeated; a machine that stays busy must not hold a run up for ever
@@ -95,12 +95,16 @@ class Seat(NamedTuple):
 
 @dataclass(slots=True)
 class Block:
-    """A block under way: its number, who sits where, and what it has recorded on each side."""
+    """A block under way: its number, who sits where, what it has recorded on each side.
+
+    `cpu_ns`: CPU time of each worker at the beginning of its first turn in a place and at the end of its last.
+    """
 
     number: int
     workers: dict[tuple[str, str], Worker] = field(default_factory=dict)
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     telemetry: dict[str, list[Reading]] = field(default_factory=dict)
+    cpu_ns: dict[str, tuple[int, int]] = field(default_factory=dict)
     retries: int = RETRIES_PER_BLOCK
 
 
@@ -317,19 +321,20 @@ class Runner:
         self._record(seat, block, result["warmup"], worker.name, 0, "warmup")
 
     def _place(self, seats: Sequence[Seat], block: Block) -> None:
-        """All turns of one model and workload: the arms in order and in the reverse of it, pass after pass."""
+        """All turns of one model and workload."""
         sampling = self.plan.sampling
         stride = max(1, round(CONTROL_EVERY_SECONDS / max(sampling.slice_seconds, 1e-3)))
-        before, own_cpu_ns = snapshot(self.plan.device), 0
-        for turn, seat in enumerate((*seats, *reversed(seats)) * sampling.passes):
+        before = snapshot(self.plan.device)
+        for turn, seat in enumerate(turns_of(seats, sampling.passes)):
             self._advance(f"block {block.number + 1}/{sampling.blocks}: {seat.case}")
             if seat.key in block.workers:
-                own_cpu_ns += self._turn(seat, block, turn, control=(turn // len(seats)) % stride == 0)
+                self._turn(seat, block, turn, control=(turn // len(seats)) % stride == 0)
         if sampling.slice_seconds < JUDGED_SECONDS:
-            self._judge_together([seat for seat in seats if seat.key in block.workers], block, before, own_cpu_ns)
+            self._judge_together([seat for seat in seats if seat.key in block.workers], block, before)
+        block.cpu_ns.clear()
 
-    def _turn(self, seat: Seat, block: Block, turn: int, *, control: bool) -> int:
-        """One slice of one case, repeated while a neighbour or the control spoils it; the worker's CPU time in ns."""
+    def _turn(self, seat: Seat, block: Block, turn: int, *, control: bool) -> None:
+        """One slice of one case, repeated while a neighbour or the control spoils it."""
         worker, state, sampling = block.workers[seat.key], seat.state, self.plan.sampling
         request = self._request(
             "slice",
@@ -339,15 +344,15 @@ class Runner:
             label=f"{self.plan.suite.name}/{seat.case}/block {block.number}/turn {turn}",
             control=control,
         )
-        cpu_ns = 0
         while True:
             try:
                 result = worker.ask(request, timeout=sampling.timeout_seconds)
             except CaseFailed as error:
                 state.fail(error)
                 self._bury(block, worker)
-                return cpu_ns
-            cpu_ns += int(result.get("cpu_ns", 0))
+                return
+            first, last = result.get("cpu_ns", (0, 0))
+            block.cpu_ns[worker.name] = block.cpu_ns.get(worker.name, (first, last))[0], last
             why = self._disturbed(seat, result)
             repeat = why is not None and block.retries > 0
             readings = block.telemetry.setdefault(seat.side.name, [])
@@ -361,7 +366,6 @@ class Runner:
             state.invalid_blocks[block.number] = why
         if result["control"] and self._busy(seat, result) is None:  # once a turn: repetitions must not outvote history
             self.controls.setdefault(str(seat.case.variant), []).append(result["control"])
-        return cpu_ns
 
     def _disturbed(self, seat: Seat, result: Mapping[str, Any]) -> str | None:
         """Why this slice is no measurement of the case alone, or None."""
@@ -381,8 +385,12 @@ class Runner:
         cores = len(usable_cpus())
         return busy_neighbour(values, cores=cores, threads=int(seat.state.facts.get("threads", cores)))
 
-    def _judge_together(self, seats: Sequence[Seat], block: Block, before: Snapshot, workers_ns: int) -> None:
-        """All turns of a place as one window, seen by this process: the workers' own time is not a neighbour's."""
+    def _judge_together(self, seats: Sequence[Seat], block: Block, before: Snapshot) -> None:
+        """All turns of a place as one window, seen by this process: the workers' own time is not a neighbour's.
+
+        From the first turn's beginning to the last one's end: threads spin on for a while when their slice is over.
+        """
+        workers_ns = sum(last - first for first, last in block.cpu_ns.values())
         values = difference(before, snapshot(self.plan.device))
         if "other_cpu" in values:
             others = values["other_cpu"][0] - workers_ns * 1e-9 / values["wall"][0]

@@ -13,9 +13,9 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from harness.case_state import CaseState
 from harness.compare import paired_estimate
@@ -27,6 +27,7 @@ from harness.stats import Estimate, variance_prior
 if TYPE_CHECKING:
     from harness.runner import Runner, Schedule
 
+Arm = TypeVar("Arm")
 MIN_BLOCKS = 2  # measured whatever the deadline: one block has no interval
 
 
@@ -52,6 +53,16 @@ def order_of(block: int, count: int, seed: int) -> list[int]:
     return [relabel[arm] for arm in design[block % len(design)]]
 
 
+def turns_of(order: Sequence[Arm], passes: int) -> list[Arm]:
+    """Who takes each turn of a block: each pass goes through the arms and back (A B B A), so that drift cancels.
+
+    NOTE: the median over such passes leans by about 1% to the arm that has the two turns in the middle: a slow spell of
+    two turns costs it one pass, and the other arm two. Blocks alternate, so that it cancels over them, but it widens
+    the interval (docs/lab, 2026-11-22, the gate here).
+    """
+    return [*order, *reversed(order)] * passes
+
+
 def fixed(runner: Runner) -> Iterator[tuple[Group, int, Collection[Case]]]:
     """Every block of every group; with a deadline, none that would end after it, but one of each whatever it takes."""
     for block in range(runner.plan.sampling.blocks):
@@ -70,6 +81,15 @@ def confidence_after(looks: Looks, num_blocks: int) -> float:
     rest = (looks.blocks[-1],) if num_blocks < looks.blocks[-1] else ()
     reached = Looks((*taken, num_blocks, *rest), looks.alpha, looks.spending)
     return reached.confidence(len(taken))
+
+
+def ended_after(looks: Looks, num_blocks: int) -> Looks:
+    """The looks of what the deadline ended after that many blocks: that look was the last, and may spend what is left.
+
+    When time runs out has nothing to do with what was found, so this costs no false alarms.
+    """
+    last = max(min(num_blocks, looks.blocks[-1]), MIN_BLOCKS)
+    return Looks((*(look for look in looks.blocks if look < last), last), looks.alpha, looks.spending)
 
 
 def pairs(runner: Runner, group: Group) -> dict[Case, tuple[CaseState, CaseState]]:

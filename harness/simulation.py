@@ -30,7 +30,7 @@ from harness.noise import NoiseModel, Values, location, pass_differences
 from harness.plan import Plan
 from harness.process import PROTOCOL, WorkerDied
 from harness.runner import Runner, Schedule
-from harness.schedule import fixed
+from harness.schedule import fixed, turns_of
 from harness.schema import RunRow
 from harness.sequential import Looks
 from harness.store import Store
@@ -138,7 +138,7 @@ class ScriptedWorker:
         if request["do"] == "slice":
             iterations = self.machine.turn(self, request)
             busy = sum(end - start for start, end, _ in iterations)
-            return {"control": {}, "iterations": iterations, "telemetry": dict(_CALM), "cpu_ns": busy}
+            return {"control": {}, "iterations": iterations, "telemetry": dict(_CALM), "cpu_ns": [0, busy]}
         return {}
 
     def tell(self, request: dict[str, Any]) -> None:
@@ -242,6 +242,6 @@ def block_differences(
     model: NoiseModel, rng: np.random.Generator, *, num: int, blocks: int, passes: int, effect: float = 0.0
 ) -> Values:
     """[num, blocks]: simulated log differences of interleaved blocks, candidate slower by `effect` (0.03: 3%)."""
-    arms = (0, 1, 1, 0) * passes
+    arms = turns_of((0, 1), passes)
     logs = model.log_turns(rng, arms, num=num, blocks=blocks, effects=(0.0, math.log1p(effect)))
     return location(pass_differences(logs, arms))

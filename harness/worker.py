@@ -109,7 +109,7 @@ def _open(state: WorkerState, request: dict[str, Any]) -> dict[str, Any]:
 def _slice(state: WorkerState, request: dict[str, Any]) -> dict[str, Any]:
     """One turn: the negative control where asked for, then iterations until both minima are reached.
 
-    Between two telemetry readings; `cpu_ns` is all CPU time of this process in the turn.
+    Between two telemetry readings; `cpu_ns` is the CPU time of this process so far, at both ends of the turn.
     """
     session = state.sessions[request["case_id"]]
     assert state.control is not None
@@ -132,7 +132,7 @@ def _slice(state: WorkerState, request: dict[str, Any]) -> dict[str, Any]:
         "control": control,
         "iterations": [_raw(iteration) for iteration in done],
         "telemetry": readings,
-        "cpu_ns": time.process_time_ns() - cpu_ns,
+        "cpu_ns": [cpu_ns, time.process_time_ns()],
     }
 
 

@@ -24,6 +24,7 @@ from rules_figures import noise_figure, rules_figure
 
 from harness.calibration import clopper_pearson
 from harness.noise import NoiseModel, Values, fit_noise_from_store
+from harness.schedule import turns_of
 from harness.sequential import Looks
 from harness.simulation import GateRule, block_differences, judge
 from harness.store import Store
@@ -150,7 +151,7 @@ def one_after_the_other(model: NoiseModel, seed: int, *, num: int, blocks: int, 
 def taking_turns(model: NoiseModel, seed: int, *, num: int, blocks: int) -> Arms:
     """Iterations of A and B from blocks of fresh processes that take turns; no effect."""
     rng = np.random.default_rng([seed, 2])
-    arms = np.array((0, 1, 1, 0) * PASSES)
+    arms = np.array(turns_of((0, 1), PASSES))
     seconds = model.iterate(rng, model.log_turns(rng, tuple(arms.tolist()), num=num, blocks=blocks))
     return seconds[:, :, arms == 0].reshape(num, -1), seconds[:, :, arms == 1].reshape(num, -1)
 

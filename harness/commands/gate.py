@@ -27,7 +27,7 @@ from harness.gates import GateRow, applicable, confirmed, evaluate, gates_of, lo
 from harness.machine import checkout, fingerprint, inspect_machine, versions
 from harness.plan import Group, Plan
 from harness.runner import Runner, Schedule
-from harness.schedule import adaptive, confidence_after, fixed
+from harness.schedule import adaptive, confidence_after, ended_after, fixed
 from harness.sequential import Looks
 from harness.stats import Estimate
 from harness.store import Store
@@ -217,12 +217,14 @@ def _share(request: Request, share: float) -> Request:
 
 def _compared(session: Session, runs: dict[str, str], *, whole: bool) -> Measurement:
     """The candidate's cases beside the baseline's. `whole`: all cases of the suite were meant to be measured."""
-    looks, stored, variant = session.looks, session.baseline.run, session.baseline.variant
+    stored, variant = session.baseline.run, session.baseline.variant
+    candidates = measured_cases(session.store, runs["candidate"])
+    most = max((len(series.turns) for case in candidates for series in case.series.values()), default=0)
+    looks = None if session.looks is None else ended_after(session.looks, most)
 
     def confidence(num_blocks: int) -> float:
         return CONFIDENCE if looks is None else confidence_after(looks, num_blocks)
 
-    candidates = measured_cases(session.store, runs["candidate"])
     if variant is not None:
         pairs = _variant_pairs(candidates, str(variant))
         return Measurement(compare_pairs(pairs, metrics=None, confidence=confidence), (), (), runs)

@@ -47,7 +47,7 @@ def test_the_rule_is_quiet_on_unchanged_code_and_sees_five_percent_in_fitted_noi
 def planned() -> Plan:
     """Two cases, long slices: short ones are judged by the real machine's load."""
     grid = Grid(("tiny",), (Workload.of("decode"), Workload.of("prefill")), {})
-    sampling = Sampling(blocks=16, passes=12, slice_seconds=0.1, min_iterations=1)
+    sampling = Sampling(blocks=16, passes=25, slice_seconds=0.1, min_iterations=1)
     registry.SUITES["self_test"] = Suite("self_test", "x", {"cpu": (grid,)}, ("step_time",), sampling)
     try:
         return make_plan("self_test", device="cpu", capabilities=frozenset({"cpu", "bf16", "pkg:torch"}), seed=3)

@@ -13,7 +13,7 @@ from harness.case_state import Side, new_states
 from harness.compare import block_difference, compare_sides, open_side
 from harness.core import Case
 from harness.runner import Runner
-from harness.schedule import adaptive, confidence_after, fixed
+from harness.schedule import adaptive, confidence_after, ended_after, fixed
 from harness.sequential import Looks
 from harness.stats import Estimate
 from harness.store import RunRow
@@ -167,6 +167,14 @@ def test_what_ends_between_two_looks_is_judged_as_a_look_of_its_own() -> None:
     assert confidence_after(looks, 6) == Looks((4, 6, 16), spending="pocock").confidence(1)
 
 
+def test_where_the_deadline_ends_it_the_last_look_spends_what_is_left() -> None:
+    looks = Looks((4, 8, 16))
+    assert ended_after(looks, 9) == Looks((4, 8, 9)) and ended_after(looks, 8) == Looks((4, 8))
+    assert ended_after(looks, 16) == looks == ended_after(looks, 20)
+    assert ended_after(looks, 1) == Looks((2,))
+    assert confidence_after(ended_after(looks, 9), 9) < confidence_after(looks, 9)
+
+
 def test_a_block_difference_cancels_drift_and_ignores_a_pass_that_was_hit() -> None:
     """ABBA with a linear drift of 1% a turn: A has turns 0, 3, 4, 7..., B 1, 2, 5, 6..."""
     turns = {turn: 1.01**turn for turn in range(24)}
@@ -191,7 +199,7 @@ def test_short_slices_share_controls_and_are_judged_as_one_window(tmp_path: Path
     def script(worker: Stub, request: dict[str, Any]) -> dict[str, Any]:
         reply = plain(worker, request)
         if request["do"] == "slice":
-            reply = {**reply, "telemetry": busy, "control": {"tiny": 1e-3} if request["control"] else {}, "cpu_ns": 1}
+            reply |= {"telemetry": busy, "control": {"tiny": 1e-3} if request["control"] else {}, "cpu_ns": [1, 2]}
         return reply
 
     play(script)

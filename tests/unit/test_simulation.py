@@ -20,7 +20,7 @@ from harness.gates import evaluate, exit_code
 from harness.noise import NoiseModel, Values, fit_noise, location, pass_differences
 from harness.plan import Plan, make_plan
 from harness.process import WorkerDied
-from harness.schedule import adaptive, order_of
+from harness.schedule import adaptive, order_of, turns_of
 from harness.sequential import Looks
 from harness.simulation import (
     GateRule,
@@ -71,7 +71,7 @@ def scripted_differences(plan: Plan, machine: ScriptedMachine, blocks: int) -> V
     found = []
     for block in range(blocks):
         first = order_of(block, 2, plan.seed)
-        arms = (*first, *reversed(first)) * plan.sampling.passes
+        arms = turns_of(first, plan.sampling.passes)
         place = f"{case.model} {case.workload} b{block}"
         offsets = [machine.offset(place, side, case.variant, str(case.workload)) for side in ("baseline", "candidate")]
         changed = np.array([True, *(a != b for a, b in pairwise(arms))])
