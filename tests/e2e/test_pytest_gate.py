@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -87,7 +88,10 @@ def test_a_pytest_benchmark_file_of_the_suites_is_a_baseline(store: Store, tmp_p
     done = gated(*words, str(faster), store=store)
     assert done.returncode == 1, done.stdout + done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("harness gate: ")]
-    assert "+25.0%; limit 10.0% (default)" in line and "Weak evidence: rounds of one process" in line
+    # The scripted clock differs by up to 0.4% between blocks, and how many rounds each has is the real clock's matter.
+    assert (
+        re.search(r"[+]2[45]\.\d%; limit 10\.0% \(default\)", line) and "Weak evidence: rounds of one process" in line
+    )
     suites = [run.suite for run in store.runs()]
     assert suites.count("imported-pytest-benchmark") == 2 and suites.count("fake_slow") == 3
 
