@@ -103,6 +103,7 @@ def test_the_suite_measures_the_option_with_the_metric(module: Path, tmp_path: P
     assert facts["operations"] and facts["modules"]
 
 
+@pytest.mark.slow
 def test_the_engine_measures_the_suite_and_gives_the_same_tokens(module: Path, tmp_path: Path, one_cpu: None) -> None:
     """Without a cache: the same greedy text and quality, no bytes of cache, and far more work for it."""
     words = ("run", names()["suite"], "--axis", "backend=torch,no_cache", "--device", "cpu", "--blocks", "1")

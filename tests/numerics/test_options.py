@@ -156,6 +156,7 @@ def test_every_option_keeps_its_promise(text: str, source: ModelSource) -> None:
     assert_kept(variant, load(source, variant, "cpu", 0), source)
 
 
+@pytest.mark.slow  # the covering array below holds each of these pairs too, on a smaller model
 @pytest.mark.parametrize("text", [text for text in PLAIN if not text.startswith("precision=")])
 def test_every_option_keeps_its_promise_in_bf16(text: str, source: ModelSource) -> None:
     variant = completed(Variant.parse(f"{text} precision=bf16"))
