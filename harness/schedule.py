@@ -21,14 +21,13 @@ from harness.case_state import CaseState
 from harness.compare import paired_estimate
 from harness.core import Case
 from harness.plan import Group
-from harness.sequential import Looks
+from harness.sequential import MIN_BLOCKS, Looks
 from harness.stats import Estimate, variance_prior
 
 if TYPE_CHECKING:
     from harness.runner import Runner, Schedule
 
 Arm = TypeVar("Arm")
-MIN_BLOCKS = 2  # measured whatever the deadline: one block has no interval
 
 
 def williams(count: int) -> list[list[int]]:
@@ -72,24 +71,6 @@ def fixed(runner: Runner) -> Iterator[tuple[Group, int, Collection[Case]]]:
             now = time.monotonic()
             if runner.deadline is not None and block > 0 and now + (now - started) > runner.deadline:
                 return
-
-
-def confidence_after(looks: Looks, num_blocks: int) -> float:
-    """The two-sided confidence at which to judge what ended after that many blocks, be it between two looks."""
-    num_blocks = max(num_blocks, MIN_BLOCKS)
-    taken = tuple(look for look in looks.blocks if look < num_blocks)
-    rest = (looks.blocks[-1],) if num_blocks < looks.blocks[-1] else ()
-    reached = Looks((*taken, num_blocks, *rest), looks.alpha, looks.spending)
-    return reached.confidence(len(taken))
-
-
-def ended_after(looks: Looks, num_blocks: int) -> Looks:
-    """The looks of what the deadline ended after that many blocks: that look was the last, and may spend what is left.
-
-    When time runs out has nothing to do with what was found, so this costs no false alarms.
-    """
-    last = max(min(num_blocks, looks.blocks[-1]), MIN_BLOCKS)
-    return Looks((*(look for look in looks.blocks if look < last), last), looks.alpha, looks.spending)
 
 
 def pairs(runner: Runner, group: Group) -> dict[Case, tuple[CaseState, CaseState]]:
@@ -136,7 +117,7 @@ def adaptive(looks: Looks, decided: Callable[[Case, Estimate], bool]) -> Schedul
                         continue
                     yield group, block, cases
                     cost[group.name] = (time.monotonic() - started) / len(cases)
-            widths = _judge(runner, confidence_after(looks, end), decided, closed)
+            widths = _judge(runner, looks.confidence_after(end), decided, closed)
             groups.sort(key=lambda group: -widths.get(group.name, 0.0))
 
     return schedule

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
 from typing import Literal, get_args
@@ -24,7 +24,7 @@ import numpy as np
 
 from harness.stats import Values, VariancePrior, p_value_beyond, p_value_within, paired_log_ratio
 
-__all__ = ["FIRST_BLOCKS", "Looks", "Spending", "Step", "decide_step"]
+__all__ = ["FIRST_BLOCKS", "MIN_BLOCKS", "Looks", "Spending", "Step", "decide_step"]
 
 Spending = Literal["obrien-fleming", "pocock", "early"]
 Step = Literal["good", "bad", "more"]
@@ -32,6 +32,7 @@ _NORMAL = NormalDist()
 _NODES = 200  # of the quadrature over where the sum may stand; nominal levels to 1e-7
 _REACH = 8.5  # standard deviations beyond which the sum is not expected
 _EARLY = 0.3  # exponent of the power family (Kim and DeMets 1987): half is spent in the first tenth
+MIN_BLOCKS = 2  # one block has no interval
 FIRST_BLOCKS = 3  # below, a step of bisect is not judged: one degree of freedom says next to nothing
 STUDENT_SHARE = 0.9  # of alpha that several looks at t may spend: simulated from 4 blocks on, all of it spends 1.07
 _STEP_SHARE = 0.9  # a further share for looks after every block from 3 on: simulated, all of it spends 1.24
@@ -75,6 +76,24 @@ class Looks:
     def confidence(self, look: int) -> float:
         """Of the two-sided interval that is this look's test in both directions (Jennison and Turnbull 1989)."""
         return 1.0 - 2.0 * self.nominal_alpha(look)
+
+    def upto(self, last: int) -> Looks:
+        """The looks before that many blocks, and that one as the last."""
+        last = max(last, MIN_BLOCKS)
+        return replace(self, blocks=(*(look for look in self.blocks if MIN_BLOCKS <= look < last), last))
+
+    def until(self, num_blocks: int) -> Looks:
+        """The looks of what a deadline ended after that many blocks: that look was the last, and spends what is left.
+
+        When time runs out has nothing to do with what was found, so this costs no false alarms.
+        """
+        return self.upto(min(num_blocks, self.blocks[-1]))
+
+    def confidence_after(self, num_blocks: int) -> float:
+        """The two-sided confidence at which to judge what ended after that many blocks, be it between two looks."""
+        taken = self.upto(num_blocks).blocks
+        rest = self.blocks[-1:] if taken[-1] < self.blocks[-1] else ()
+        return replace(self, blocks=(*taken, *rest)).confidence(len(taken) - 1)
 
 
 def _spent(fraction: float, alpha: float, spending: Spending) -> float:

@@ -24,7 +24,6 @@ from harness.core import SOLO_BLOCK, Gate, Suite, Variant, Workload
 from harness.gate_rules import settled
 from harness.gates import GateRow, applicable, confirmed, evaluate, red
 from harness.registry import WORKLOADS
-from harness.schedule import confidence_after
 from harness.schema import RunRow
 from harness.sequential import Looks
 from harness.stats import Values
@@ -144,7 +143,7 @@ class Judge:
                 reached,
                 metrics=wanted,
                 margin=self.policy,
-                confidence=lambda num_blocks: confidence_after(self.looks, max(num_blocks, 2)),
+                confidence=self.looks.confidence_after,
             )
             undecided = {c.candidate.case_id for c in comparisons if not self._settled(c)}
             left = {number: pair for number, pair in left.items() if pair[1].case_id in undecided}
@@ -228,8 +227,7 @@ def _among(unchanged: Sequence[Pair], injected: Pair) -> list[Pair]:
 
 def judged(rounds: Rounds, floors: Sequence[Floor], suite: Suite) -> tuple[Floor, ...]:
     """The floors with what the gate's rule made of every round: false alarms and power."""
-    earlier = tuple(look for look in suite.sampling.looks if 2 <= look < rounds.blocks)
-    looks = Looks((*earlier, rounds.blocks), alpha=ALPHA / 2)
+    looks = Looks(suite.sampling.looks or (rounds.blocks,), alpha=ALPHA / 2).upto(rounds.blocks)
     known = NoiseCalibration("", "", "", tuple(floors))
     rates = Judge(gates_of(suite), suite.margin, known, looks).rates(rounds)
     done = []

@@ -27,7 +27,7 @@ from harness.gates import GateRow, applicable, confirmed, evaluate, gates_of, lo
 from harness.machine import checkout, fingerprint, inspect_machine, versions
 from harness.plan import Group, Plan
 from harness.runner import Runner, Schedule
-from harness.schedule import adaptive, confidence_after, ended_after, fixed
+from harness.schedule import adaptive, fixed
 from harness.sequential import Looks
 from harness.stats import Estimate
 from harness.store import Store
@@ -70,8 +70,7 @@ class Session:
         interleaved = kind == "commit" or (kind == "variant" and own_reference)
         if not (interleaved and self.timed and sampling.looks and sampling.blocks >= 2):
             return None
-        earlier = tuple(look for look in sampling.looks if 2 <= look < sampling.blocks)
-        return Looks((*earlier, sampling.blocks), alpha=ALPHA / 2)
+        return Looks(sampling.looks, alpha=ALPHA / 2).upto(sampling.blocks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,10 +219,10 @@ def _compared(session: Session, runs: dict[str, str], *, whole: bool) -> Measure
     stored, variant = session.baseline.run, session.baseline.variant
     candidates = measured_cases(session.store, runs["candidate"])
     most = max((len(series.turns) for case in candidates for series in case.series.values()), default=0)
-    looks = None if session.looks is None else ended_after(session.looks, most)
+    looks = None if session.looks is None else session.looks.until(most)
 
     def confidence(num_blocks: int) -> float:
-        return CONFIDENCE if looks is None else confidence_after(looks, num_blocks)
+        return CONFIDENCE if looks is None else looks.confidence_after(num_blocks)
 
     if variant is not None:
         pairs = _variant_pairs(candidates, str(variant))

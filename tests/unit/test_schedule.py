@@ -13,7 +13,7 @@ from harness.case_state import Side, new_states
 from harness.compare import block_difference, compare_sides, open_side
 from harness.core import Case
 from harness.runner import Runner
-from harness.schedule import adaptive, confidence_after, ended_after, fixed
+from harness.schedule import adaptive, fixed
 from harness.sequential import Looks
 from harness.stats import Estimate
 from harness.store import RunRow
@@ -161,18 +161,18 @@ def test_looks_beyond_the_number_of_blocks_asked_for_are_not_taken(tmp_path: Pat
 
 def test_what_ends_between_two_looks_is_judged_as_a_look_of_its_own() -> None:
     looks = Looks((4, 8, 16), spending="pocock")
-    assert confidence_after(looks, 4) == looks.confidence(0)
-    assert confidence_after(looks, 16) == looks.confidence(2)
-    assert confidence_after(Looks((2,)), 1) == Looks((2,)).confidence(0)
-    assert confidence_after(looks, 6) == Looks((4, 6, 16), spending="pocock").confidence(1)
+    assert looks.confidence_after(4) == looks.confidence(0)
+    assert looks.confidence_after(16) == looks.confidence(2)
+    assert Looks((2,)).confidence_after(1) == Looks((2,)).confidence(0)
+    assert looks.confidence_after(6) == Looks((4, 6, 16), spending="pocock").confidence(1)
 
 
 def test_where_the_deadline_ends_it_the_last_look_spends_what_is_left() -> None:
     looks = Looks((4, 8, 16))
-    assert ended_after(looks, 9) == Looks((4, 8, 9)) and ended_after(looks, 8) == Looks((4, 8))
-    assert ended_after(looks, 16) == looks == ended_after(looks, 20)
-    assert ended_after(looks, 1) == Looks((2,))
-    assert confidence_after(ended_after(looks, 9), 9) < confidence_after(looks, 9)
+    assert looks.until(9) == Looks((4, 8, 9)) and looks.until(8) == Looks((4, 8))
+    assert looks.until(16) == looks == looks.until(20)
+    assert looks.until(1) == Looks((2,))
+    assert looks.until(9).confidence_after(9) < looks.confidence_after(9)
 
 
 def test_a_block_difference_cancels_drift_and_ignores_a_pass_that_was_hit() -> None:
