@@ -24,6 +24,7 @@ from harness.registry import METRICS, WORKLOADS, resolve_variant, workload_label
 from harness.schema import RunRow
 from harness.stats import (
     Estimate,
+    Values,
     VariancePrior,
     Verdict,
     independent_log_ratio,
@@ -185,16 +186,24 @@ def block_value(turns: Mapping[int, float]) -> float:
 def block_difference(reference: Mapping[int, float], candidate: Mapping[int, float]) -> float:
     """log(candidate / reference) of one block from the medians of its turns, all above zero.
 
-    Turns pair in their order (ABBA: each with its neighbour), two pairs make a mirrored pass, in which a linear drift
-    cancels. Few passes are averaged; of many the median counts, so that one that a neighbour or a change of clock speed
-    hit does not (docs/lab, 2026-11-22, fine alternation).
+    Turns pair in their order (ABBA: each with its neighbour), and `location` is what the pairs say together.
     """
     a, b = (np.log([turns[number] for number in sorted(turns)]) for turns in (reference, candidate))
     if len(a) != len(b):  # a turn was lost on one side: what is left does not pair
         return float(np.mean(b) - np.mean(a))
-    pairs = b - a
-    passes = pairs.reshape(-1, 2).mean(axis=1) if len(pairs) % 2 == 0 else pairs
-    return float(np.median(passes) if len(passes) >= ROBUST_PASSES else np.mean(passes))
+    return float(location(b - a))
+
+
+def location(pairs: Values) -> Values:
+    """A block's difference, along the last axis, from the differences of its successive pairs of turns.
+
+    Which arm comes first alternates from pair to pair, so a linear drift cancels in any two that follow each other. Of
+    few passes the mean counts; of many the median over all such twos, so that those which a neighbour or a change of
+    clock speed hit do not (docs/lab, 2026-11-22, the gate here).
+    """
+    if pairs.shape[-1] < 2 * ROBUST_PASSES:
+        return np.asarray(pairs.mean(axis=-1))
+    return np.asarray(np.median((pairs[..., 1:] + pairs[..., :-1]) / 2, axis=-1))
 
 
 def paired_estimate(

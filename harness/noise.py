@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.aa_blocks import Block, blocks_from_store, changed_hands
-from harness.compare import ROBUST_PASSES
+from harness.compare import location
 from harness.core import UsageError
 from harness.power import supported_effect
 from harness.store import Store
@@ -65,11 +65,6 @@ class Components:
     num_turns: int
 
 
-def location(differences: Values) -> Values:
-    """A block's difference from those of its mirrored passes, along the last axis: as `compare.block_difference`."""
-    return np.asarray((np.median if differences.shape[-1] >= ROBUST_PASSES else np.mean)(differences, axis=-1))
-
-
 def _robust_sd(values: Values) -> float:
     return _MAD_TO_SD * float(np.median(np.abs(values - np.median(values)))) if len(values) > 1 else math.nan
 
@@ -88,14 +83,14 @@ def _switches(blocks: Sequence[Block]) -> dict[str, float]:
     return {run: float(np.median(values)) if values else 0.0 for run, values in found.items()}
 
 
-def pass_differences(logs: Values, arms: Sequence[int]) -> Values:
-    """Arm 1 - arm 0 of each mirrored pass of four turns, along the last axis; an unfinished pass is left out."""
+def pair_differences(logs: Values, arms: Sequence[int]) -> Values:
+    """Arm 1 - arm 0 of each pair of turns, along the last axis; a pass holds two. An unfinished pass is left out."""
     num = len(arms) // PASS
-    order = np.asarray(arms[: num * PASS]).reshape(num, PASS)
-    if num == 0 or not np.all(order.sum(axis=1) == PASS // 2):
-        raise ValueError("a pass holds two turns of each of two arms")
-    sign = np.where(order == 1, 0.5, -0.5)
-    return np.asarray((logs[..., : num * PASS].reshape(*logs.shape[:-1], num, PASS) * sign).sum(axis=-1))
+    order = np.asarray(arms[: num * PASS]).reshape(-1, 2)
+    if num == 0 or not np.all(order.sum(axis=1) == 1):
+        raise ValueError("a pair holds one turn of each of two arms")
+    sign = np.where(order == 1, 1.0, -1.0)
+    return np.asarray((logs[..., : num * PASS].reshape(*logs.shape[:-1], -1, 2) * sign).sum(axis=-1))
 
 
 def _residuals(block: Block, switch: float) -> tuple[Values, float]:
@@ -172,9 +167,11 @@ def variance_components(blocks: Sequence[Block], *, seed: int = 0) -> Components
     levels = {
         run: np.array([level for b, (_, level) in zip(blocks, parts, strict=True) if b.run == run]) for run in runs
     }
-    differences = [pass_differences(_log_medians(block), block.arms) for block in blocks]
+    differences = [pair_differences(_log_medians(block), block.arms) for block in blocks]
     found = np.array([float(location(d)) for d in differences])
-    errors = np.array([np.var(location(rng.choice(d, (_RESAMPLES, len(d))))) for d in differences])
+    passes = [d.reshape(-1, 2) for d in differences]
+    drawn = [p[rng.integers(len(p), size=(_RESAMPLES, len(p)))].reshape(_RESAMPLES, -1) for p in passes]
+    errors = np.array([np.var(location(d)) for d in drawn])
     between = float(np.var(found, ddof=1)) if len(found) > 1 else math.nan
     process = _root((between - float(errors.mean())) / 2)
     iteration = _iteration_sd(blocks)

@@ -325,10 +325,19 @@ class Runner:
         sampling = self.plan.sampling
         stride = max(1, round(CONTROL_EVERY_SECONDS / max(sampling.slice_seconds, 1e-3)))
         before = snapshot(self.plan.device)
+        due: dict[tuple[str, str], int] = {}
+        last: Seat | None = None
         for turn, seat in enumerate(turns_of(seats, sampling.passes)):
             self._advance(f"block {block.number + 1}/{sampling.blocks}: {seat.case}")
             if seat.key in block.workers:
-                self._turn(seat, block, turn, control=(turn // len(seats)) % stride == 0)
+                # Not in every turn: then only where hands change, which leaves the caches cold anyway. Before an arm's
+                # second turn in a row it would cost that arm alone (docs/lab, 2026-11-22, the gate here).
+                cold = stride == 1 or len(seats) == 1 or seat is not last
+                control = cold and turn >= due.get(seat.key, 0)
+                if control:
+                    due[seat.key] = turn + stride * len(seats)
+                self._turn(seat, block, turn, control=control)
+            last = seat
         if sampling.slice_seconds < JUDGED_SECONDS:
             self._judge_together([seat for seat in seats if seat.key in block.workers], block, before)
         block.cpu_ns.clear()

@@ -53,12 +53,7 @@ def order_of(block: int, count: int, seed: int) -> list[int]:
 
 
 def turns_of(order: Sequence[Arm], passes: int) -> list[Arm]:
-    """Who takes each turn of a block: each pass goes through the arms and back (A B B A), so that drift cancels.
-
-    NOTE: the median over such passes leans by about 1% to the arm that has the two turns in the middle: a slow spell of
-    two turns costs it one pass, and the other arm two. Blocks alternate, so that it cancels over them, but it widens
-    the interval (docs/lab, 2026-11-22, the gate here).
-    """
+    """Who takes each turn of a block: each pass goes through the arms and back (A B B A), so that drift cancels."""
     return [*order, *reversed(order)] * passes
 
 

@@ -24,9 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.case_state import Side, new_states
+from harness.compare import location
 from harness.core import Variant
 from harness.distributions import student_t_ppf
-from harness.noise import NoiseModel, Values, location, pass_differences
+from harness.noise import NoiseModel, Values, pair_differences
 from harness.plan import Plan
 from harness.process import PROTOCOL, WorkerDied
 from harness.runner import Runner, Schedule
@@ -244,4 +245,4 @@ def block_differences(
     """[num, blocks]: simulated log differences of interleaved blocks, candidate slower by `effect` (0.03: 3%)."""
     arms = turns_of((0, 1), passes)
     logs = model.log_turns(rng, arms, num=num, blocks=blocks, effects=(0.0, math.log1p(effect)))
-    return location(pass_differences(logs, arms))
+    return location(pair_differences(logs, arms))

@@ -19,7 +19,8 @@ mpl.use("svg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from harness.noise import PASS, NoiseModel, location, pass_differences
+from harness.compare import location
+from harness.noise import PASS, NoiseModel, pair_differences
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#666666"
 SKY, YELLOW, BLACK = "#56B4E9", "#B58900", "#000000"
@@ -93,7 +94,7 @@ def spread(model: NoiseModel, seed: int, turns: int, *, num: int = 2000) -> floa
         found = np.median(logs[:, order == 1], axis=1) - np.median(logs[:, order == 0], axis=1)
     else:
         slices = np.median(logs.reshape(num, -1, turns), axis=2)
-        found = location(pass_differences(slices, order[::turns].tolist()))
+        found = location(pair_differences(slices, order[::turns].tolist()))
     return float(np.subtract(*np.quantile(found, (0.75, 0.25)))) / 1.349
 
 

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from harness.aa_blocks import Block, blocks_from_store, synthetic_blocks
+from harness.compare import location
 from harness.core import Case, Sample, UsageError, Variant, Workload
 from harness.noise import (
     Components,
     NoiseModel,
     fit_noise,
     fit_noise_from_store,
-    location,
-    pass_differences,
+    pair_differences,
     supported_effect_for_budget,
     variance_components,
 )
@@ -87,9 +87,9 @@ def test_data_without_two_arms_taking_turns_are_refused(blocks: list[Block]) -> 
 def test_a_linear_drift_cancels_in_a_mirrored_pass_and_a_difference_does_not() -> None:
     arms = (0, 1, 1, 0) * 3
     logs = 0.01 * np.arange(12.0) + 0.5 * np.array(arms)
-    assert pass_differences(logs, arms) == pytest.approx([0.5, 0.5, 0.5])
-    with pytest.raises(ValueError, match="two turns of each"):
-        pass_differences(np.zeros(4), (0, 0, 0, 1))
+    assert pair_differences(logs, arms) == pytest.approx([0.51, 0.49] * 3)
+    with pytest.raises(ValueError, match="one turn of each"):
+        pair_differences(np.zeros(4), (0, 0, 0, 1))
 
 
 def test_a_model_survives_json_and_makes_noise_like_that_it_was_fitted_to() -> None:
@@ -100,7 +100,7 @@ def test_a_model_survives_json_and_makes_noise_like_that_it_was_fitted_to() -> N
     logs = model.log_turns(np.random.default_rng(6), arms, num=40, blocks=50)
     assert logs.shape == (40, 50, 100)
     measured = variance_components(blocks)
-    assert float(location(pass_differences(logs, arms)).std()) == pytest.approx(measured.difference, rel=0.15)
+    assert float(location(pair_differences(logs, arms)).std()) == pytest.approx(measured.difference, rel=0.15)
     assert float(np.median(logs, axis=2).std()) == pytest.approx(0.05, rel=0.15)
     assert float(np.median(logs[:, :, 1::2]) - np.median(logs[:, :, 2::2])) == pytest.approx(0.15, rel=0.1)
 

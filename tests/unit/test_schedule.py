@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -189,11 +192,9 @@ def test_a_block_difference_cancels_drift_and_ignores_a_pass_that_was_hit() -> N
 
 def test_short_slices_share_controls_and_are_judged_as_one_window(tmp_path: Path) -> None:
     """Of 0.03 s slices every eighth turn of an arm carries a control; one busy slice alone condemns nothing."""
-    import dataclasses
-
     lab = Lab(tmp_path, axes={"kv": ("cat", "prealloc")})
-    sampling = dataclasses.replace(lab.plan.sampling, blocks=1, passes=8, slice_seconds=0.03)
-    lab.plan = dataclasses.replace(lab.plan, sampling=sampling)
+    sampling = replace(lab.plan.sampling, blocks=1, passes=8, slice_seconds=0.03)
+    lab.plan = replace(lab.plan, sampling=sampling)
     busy = {"other_cpu": [1000.0, "cores"], "wall": [0.03, "s"]}
 
     def script(worker: Stub, request: dict[str, Any]) -> dict[str, Any]:
@@ -209,3 +210,22 @@ def test_short_slices_share_controls_and_are_judged_as_one_window(tmp_path: Path
     assert {state.status for state in lab.states.values()} == {"ok"}
     busy_slices = [why for state in lab.states.values() for why in state.invalid_blocks.values() if "1000" in why]
     assert not busy_slices
+
+
+def test_controls_are_taken_only_where_hands_change_and_as_often_for_each_arm(tmp_path: Path) -> None:
+    """A control leaves caches cold: before an arm's second turn in a row it made that arm slower, by 1.25% here."""
+    lab = Lab(tmp_path, axes={"kv": ("cat", "prealloc")})
+    lab.plan = replace(lab.plan, sampling=replace(lab.plan.sampling, blocks=1, passes=25, slice_seconds=0.03))
+    ran: list[tuple[str, bool]] = []
+
+    def script(worker: Stub, request: dict[str, Any]) -> dict[str, Any]:
+        if asked_for(request, "slice"):
+            ran.append((request["variant"], request["control"]))
+        return plain(worker, request)
+
+    play(script)
+    lab.run(schedule=fixed)
+    second = [control for (before, _), (arm, control) in pairwise(ran) if before == arm]
+    assert len(second) > 40 and not any(second)
+    taken = Counter(arm for arm, control in ran if control)
+    assert len(taken) == 2 and len(set(taken.values())) == 1 and min(taken.values()) >= 3

@@ -14,10 +14,10 @@ from scipy import stats as scipy_stats
 
 from harness import registry
 from harness.aa_blocks import blocks_from_store, synthetic_blocks
-from harness.compare import Comparison, compare_sides, open_side
+from harness.compare import Comparison, compare_sides, location, open_side
 from harness.core import Case, Gate, Grid, Sampling, Suite, Workload
 from harness.gates import evaluate, exit_code
-from harness.noise import NoiseModel, Values, fit_noise, location, pass_differences
+from harness.noise import NoiseModel, Values, fit_noise, pair_differences
 from harness.plan import Plan, make_plan
 from harness.process import WorkerDied
 from harness.schedule import adaptive, order_of, turns_of
@@ -76,7 +76,7 @@ def scripted_differences(plan: Plan, machine: ScriptedMachine, blocks: int) -> V
         offsets = [machine.offset(place, side, case.variant, str(case.workload)) for side in ("baseline", "candidate")]
         changed = np.array([True, *(a != b for a, b in pairwise(arms))])
         logs = machine.block_series(place)[: len(arms)] + np.array(offsets)[list(arms)]
-        found.append(float(location(pass_differences(logs + machine.model.switch * changed, arms))))
+        found.append(float(location(pair_differences(logs + machine.model.switch * changed, arms))))
     return np.array(found)
 
 
