@@ -3,9 +3,11 @@
     rounds = rounds_of(store, runs, 8, gates_of(suite))               # comparisons of eight blocks
     floors = judged(rounds, rounds.floors(campaign.block_seconds(), runs[-1]), suite)
 
-Every round is judged as one gate run: looks, early ends, Holm over its cases, and red cases again on the fresh blocks
-of the next round. An injected case is judged among unchanged ones: the correction for their number is hardest then.
-NOTE: the floors come from the same A/A blocks, so that few rounds flatter the rule a little. Torch-free.
+What was measured is judged as the gate would have, one gate run after the other: looks, early ends, Holm over its
+cases, red cases again on fresh blocks. A case's next comparison begins with the block after the last one that it took,
+so no block counts for two first measurements. An injected case is judged among unchanged ones: the correction for their
+number is hardest then. NOTE: the floors come from the same A/A blocks, which flatters few comparisons a little.
+Torch-free.
 """
 
 from __future__ import annotations
@@ -57,10 +59,10 @@ def restricted(case: Measured, blocks: Iterable[int]) -> Measured:
 
 @dataclass(slots=True)
 class Rounds:
-    """The comparisons of calibration runs, round by round: `pairs` by what was measured, then by round."""
+    """What calibration runs compared: `pairs` by what was measured, then by run; a comparison has at most `blocks`."""
 
     blocks: int
-    pairs: dict[str, dict[tuple[str, int], list[Pair]]] = field(default_factory=dict)
+    pairs: dict[str, dict[str, list[Pair]]] = field(default_factory=dict)
     differences: dict[Key, list[Values]] = field(default_factory=dict)
 
     def add(self, cases: Sequence[Measured], metrics: Sequence[str]) -> None:
@@ -76,16 +78,12 @@ class Rounds:
 
     def _add_pair(self, word: str, reference: Measured, candidate: Measured, metrics: Sequence[str]) -> None:
         seen = _blocks_seen(candidate)
-        rounds: dict[int, set[int]] = {}
-        for block in seen:
-            rounds.setdefault(block // self.blocks, set()).add(block)
-        for number, of_round in sorted(rounds.items()):
-            if len(of_round) == self.blocks:
-                kind = BUSY if min(of_round) >= BUSY_FROM else word
-                pair = restricted(reference, of_round), restricted(candidate, of_round)
-                self.pairs.setdefault(kind, {}).setdefault((candidate.run_id, number), []).append(pair)
+        calm = {block for block in seen if block < BUSY_FROM}
+        for kind, blocks in ((word, calm), (BUSY, seen - calm)):
+            if blocks:
+                pair = restricted(reference, blocks), restricted(candidate, blocks)
+                self.pairs.setdefault(kind, {}).setdefault(candidate.run_id, []).append(pair)
         if word == "aa":
-            calm = {block for block in seen if block < BUSY_FROM}
             for metric in metrics:
                 a, b = (case.series.get(metric) for case in (reference, candidate))
                 shared = sorted(calm & a.turns.keys() & b.turns.keys()) if a and b else []
@@ -131,14 +129,14 @@ class Judge:
     floors: NoiseCalibration
     looks: Looks
 
-    def run(self, pairs: Sequence[Pair]) -> tuple[GateRow, ...]:
-        """One gate run: looks at blocks so far, an early end for what is settled."""
+    def run(self, pairs: Sequence[Pair]) -> tuple[tuple[GateRow, ...], list[int]]:
+        """One gate run: looks, an early end for what is settled; and how many blocks each pair took."""
         wanted = {gate.metric for gate in self.gates}
         left, comparisons = dict(enumerate(pairs)), []
-        reached = list(pairs)
+        reached, taken = list(pairs), [0] * len(pairs)
         for look in self.looks.blocks:
             for number, pair in left.items():
-                reached[number] = _first_blocks(pair, look)
+                reached[number], taken[number] = _blocks_of(pair, 0, look), look
             comparisons = compare_pairs(
                 reached,
                 metrics=wanted,
@@ -149,7 +147,7 @@ class Judge:
             left = {number: pair for number, pair in left.items() if pair[1].case_id in undecided}
             if not left:
                 break
-        return evaluate(self.gates, comparisons, calibration=self.floors, policy=self.policy)
+        return evaluate(self.gates, comparisons, calibration=self.floors, policy=self.policy), taken
 
     def _settled(self, comparison: Comparison) -> bool:
         case, estimate = comparison.candidate, comparison.estimate
@@ -166,18 +164,18 @@ class Judge:
     def rates(self, rounds: Rounds) -> dict[str, dict[Key, Rate]]:
         """By what was measured (`aa`, `changed`, `busy`, a percent), then by family: how often the gate failed.
 
-        `changed` counts A/A comparisons that were called regressed or improved, before any repetition. A red row is
-        measured again on the fresh blocks of the next round, where there is one. Disturbed comparisons count as not
-        red beside a neighbour, and not at all elsewhere.
+        `changed` counts A/A comparisons that were called regressed or improved, before any repetition. Disturbed
+        comparisons count as not red beside a neighbour, and not at all elsewhere.
         """
         found: dict[str, dict[Key, Rate]] = {}
-        unchanged = list(rounds.pairs.get("aa", {}).values())
-        for word, by_round in rounds.pairs.items():
-            every = list(by_round.values())
-            for number, pairs in enumerate(every):
-                fresh = every[(number + 1) % len(every)]
-                beside = unchanged[number % len(unchanged)] if word not in ("aa", BUSY) and unchanged else []
-                for row, final in self._decided(pairs, fresh, beside):
+        unchanged = [
+            [_blocks_of(pair, 0, rounds.blocks) for pair in pairs] for pairs in rounds.pairs.get("aa", {}).values()
+        ]
+        for word, by_run in rounds.pairs.items():
+            beside = [] if word in ("aa", BUSY) else unchanged
+            for number, pairs in enumerate(by_run.values()):
+                among = beside[number % len(beside)] if beside else []
+                for row, final in self._decided(pairs, among, rounds.blocks):
                     if row.decision == "invalid" and word != BUSY:
                         continue
                     key = Workload.parse(row.case.workload).kind, row.case.model, row.gate.metric
@@ -186,26 +184,41 @@ class Judge:
                         _count(found, "changed", key, row.decision in ("regressed", "improved"))
         return found
 
-    def _decided(
-        self, pairs: Sequence[Pair], fresh: Sequence[Pair], beside: Sequence[Pair]
-    ) -> Iterator[tuple[GateRow, GateRow]]:
-        """(row at the first measurement, row after the repetition of red ones) of each pair.
+    def _decided(self, pairs: Sequence[Pair], beside: Sequence[Pair], blocks: int) -> Iterator[tuple[GateRow, GateRow]]:
+        """(row at the first measurement, row after the repetition of red ones), one gate run after the other.
 
         `beside`: unchanged pairs among which each of these is judged alone; none: these are one gate run.
         """
-        runs = [_among(beside, pair) for pair in pairs] if beside else [pairs]
-        own = {candidate.case_id for _, candidate in pairs}
-        for run in runs:
-            rows = [row for row in self.run(run) if row.case.case_id in own]
-            wanted = {row.case.case_id for row in red(rows)}
-            again = self.run([pair for pair in fresh if pair[1].case_id in wanted]) if wanted else ()
-            yield from zip(rows, confirmed(rows, again), strict=True)
+        begun = dict.fromkeys(range(len(pairs)), 0)
+        while begun := {n: start for n, start in begun.items() if _num_blocks(pairs[n]) - start >= blocks}:
+            cut = {n: _blocks_of(pairs[n], start, blocks) for n, start in begun.items()}
+            for numbers in [[n] for n in cut] if beside else [list(cut)]:
+                own = [cut[n] for n in numbers]
+                others = _without(beside, own)
+                rows, taken = self.run([*own, *others])
+                ids = {candidate.case_id for _, candidate in own}
+                rows = tuple(row for row in rows if row.case.case_id in ids)
+                wanted = {row.case.case_id for row in red(rows)}
+                fresh = []
+                for n, num_taken in zip(numbers, taken, strict=False):  # `others` come last
+                    begun[n] += num_taken
+                    spare = min(blocks, _num_blocks(pairs[n]) - num_taken)
+                    if pairs[n][1].case_id in wanted and spare > 1:
+                        fresh.append(_blocks_of(pairs[n], begun[n], spare))
+                again, _ = self.run(fresh) if fresh else ((), [])
+                yield from zip(rows, confirmed(rows, again), strict=True)
 
 
-def _first_blocks(pair: Pair, count: int) -> Pair:
-    """The pair as it stood after so many blocks, disturbed ones included."""
+def _num_blocks(pair: Pair) -> int:
+    """Disturbed ones included."""
+    return len(_blocks_seen(pair[0]) | _blocks_seen(pair[1]))
+
+
+def _blocks_of(pair: Pair, first: int, count: int) -> Pair:
+    """The pair as it stood after `count` blocks from the `first` on, disturbed ones included, as on a ring."""
     reference, candidate = pair
-    blocks = sorted(_blocks_seen(candidate) | _blocks_seen(reference))[:count]
+    every = sorted(_blocks_seen(candidate) | _blocks_seen(reference))
+    blocks = [*every[first:], *every[:first]][:count]
     return restricted(reference, blocks), restricted(candidate, blocks)
 
 
@@ -219,10 +232,10 @@ def _count(found: dict[str, dict[Key, Rate]], word: str, key: Key, hit: bool) ->
     of_word[key] = of_word.get(key, Rate(0, 0)) + Rate(int(hit), 1)
 
 
-def _among(unchanged: Sequence[Pair], injected: Pair) -> list[Pair]:
-    """One gate run in which only one case is slower."""
-    replaced = injected[0].case_id
-    return [*(pair for pair in unchanged if pair[0].case_id != replaced), injected]
+def _without(beside: Sequence[Pair], own: Sequence[Pair]) -> list[Pair]:
+    """The pairs of other cases: one gate run holds a case once."""
+    held = {reference.case_id for reference, _ in own}
+    return [pair for pair in beside if pair[0].case_id not in held]
 
 
 def judged(rounds: Rounds, floors: Sequence[Floor], suite: Suite) -> tuple[Floor, ...]:

@@ -166,7 +166,7 @@ def forecast(plan: Plan, num_injected: int, budget: float) -> str:
     least = 2 if num_injected else 1
     whole = fixed + least * math.ceil(_WANTED / num_cases) * sampling.blocks * block
     words = [
-        f"in {_time(budget)} about {num_false} A/A comparisons of {sampling.blocks} blocks over {num_cases} cases",
+        f"in {_time(budget)} at least {num_false} A/A comparisons of {sampling.blocks} blocks over {num_cases} cases",
         f"and {num_power} of each injection" if num_injected else "",
         f"can be had (a block of all cases takes about {_time(block)}):",
         f"the noise of a block within {1.96 / math.sqrt(2 * degrees):.0%}" if unchanged * sampling.blocks > 2 else "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -158,7 +159,27 @@ def test_rounds_are_judged_by_the_gates_rule(store: Store) -> None:
     assert found.measured_at == TODAY and found.git_sha == "abc"
     assert found.family == "decode on tiny" and found.blocks == 4 and found.block_seconds == 2.5
     assert found.sd.value == pytest.approx(0.004, rel=0.3) and found.df == 4 * 11
-    assert found.power == {0.05: Rate(12, 12)} and found.red == Rate(0, 12) and found.false_alarms.trials == 12
+    seen = found.power[0.05]
+    assert seen.hits == seen.trials and 12 < seen.trials <= 20, "what is decided after two blocks takes two"
+    assert found.red.hits == 0 and 12 <= found.red.trials <= 20 and found.false_alarms.trials == found.red.trials
+
+
+def test_no_block_counts_for_two_first_measurements(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = stored_rounds(store, shift=0.05)
+    taken: list[tuple[str, int]] = []
+    judge = verdict_rates.Judge.run
+
+    def noted(self: verdict_rates.Judge, pairs: Sequence[verdict_rates.Pair]) -> Any:
+        rows, num_blocks = judge(self, pairs)
+        for (_, candidate), count in zip(pairs, num_blocks, strict=True):
+            blocks = sorted(candidate.series["tps"].turns)[:count]
+            taken.extend((candidate.case_id, block) for block in blocks if candidate.variant == "control=aa")
+        return rows, num_blocks
+
+    monkeypatch.setattr(verdict_rates.Judge, "run", noted)
+    rounds.pairs = {"aa": rounds.pairs["aa"]}
+    verdict_rates.judged(rounds, rounds.floors({}, RunRow(suite="noise-lab")), LAB)
+    assert len(taken) == len(set(taken)) > 4 * 8
 
 
 def test_what_is_not_slower_is_not_seen(store: Store) -> None:
