@@ -222,10 +222,10 @@ def measure(
     written.
     """
     deadline = _deadline(request)
-    plan = request.plan()
+    plan = replace(request, only=()).plan()
     if len(sides) > 1:  # each case is compared with itself on the other side: its variant needs no reference
-        plan = replace(request, only=()).plan().by_variant()
-        plan = plan.restricted(request.only) if request.only else plan
+        plan = plan.by_variant()
+    plan = plan.restricted(request.only) if request.only else plan
     store.check_writable()
     check_fit(request.device, warn)
     if request.source is not None:

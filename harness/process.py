@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from harness.core import CaseFailed, Status, Variant
 
@@ -23,6 +23,43 @@ PROTOCOL = 1  # of requests and replies; two commits can be measured together on
 
 class WorkerDied(CaseFailed):
     """The worker process ended or was killed while it held a request."""
+
+
+class Worker(Protocol):
+    """What the runner asks of a worker: a `WorkerProcess`, or a scripted one."""
+
+    name: str
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still be asked."""
+        ...
+
+    def ready(self, timeout: float) -> dict[str, Any]:
+        """Wait until it has imported what it needs."""
+        ...
+
+    def ask(self, request: dict[str, Any], *, timeout: float) -> dict[str, Any]:
+        """Its answer. Raises CaseFailed."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once."""
+        ...
+
+    def close(self) -> None:
+        """Let it end."""
+        ...
+
+
+class Start(Protocol):
+    """What makes workers."""
+
+    def __call__(
+        self, name: str, *, device: str, variant: Variant, seed: int, plugins: Sequence[str], root: Path | None
+    ) -> Worker:
+        """A worker that runs the code in `root` (None: this code)."""
+        ...
 
 
 class WorkerProcess:

@@ -244,7 +244,7 @@ def gate_suite(
         words = argparse.Namespace(axis=[], model=[])
         session = verb.Session(request, plan, gates, "pytest", store, baseline, load_noise(store, key), words)
         wanted = None if baseline.kind == "variant" else frozenset(request.only)
-        with verb._sides(session) as sides:
+        with verb.opened_sides(session) as sides:
             first = verb.measure_once(session, sides, request, wanted)
             rows = verb.judge(session, first)
             if reds := red(rows):

@@ -16,15 +16,14 @@ import statistics
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 from harness.case_state import CaseState, Side
 from harness.control import control_moved
 from harness.core import SOLO_BLOCK, Case, CaseFailed, Iteration, Phase, Reading, Sample, Variant
 from harness.peaks import Peak, peak_bandwidth, peak_flops
 from harness.plan import Group, Plan
-from harness.process import PROTOCOL, WorkerProcess, machine_lock
+from harness.process import PROTOCOL, Start, Worker, WorkerProcess, machine_lock
 from harness.registry import METRICS, Metric, Record, Work, backend_of
 from harness.schedule import fixed, order_of, turns_of
 from harness.telemetry import Snapshot, busy_neighbour, difference, snapshot, usable_cpus
@@ -37,43 +36,6 @@ CONTROL_EVERY_SECONDS = 0.25  # of an arm's slices; the control takes some 25 ms
 JUDGED_SECONDS = 0.1  # from here on /proc/stat, which counts in ticks of 10 ms, can tell of one slice who disturbed it
 Progress = Callable[[float, str], None]
 Schedule = Callable[["Runner"], Iterator[tuple[Group, int, Collection[Case]]]]
-
-
-class Worker(Protocol):
-    """What the runner asks of a worker: `harness.process.WorkerProcess`, or a scripted one."""
-
-    name: str
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can still be asked."""
-        ...
-
-    def ready(self, timeout: float) -> dict[str, Any]:
-        """Wait until it has imported what it needs."""
-        ...
-
-    def ask(self, request: dict[str, Any], *, timeout: float) -> dict[str, Any]:
-        """Its answer. Raises CaseFailed."""
-        ...
-
-    def kill(self) -> None:
-        """End it at once."""
-        ...
-
-    def close(self) -> None:
-        """Let it end."""
-        ...
-
-
-class Start(Protocol):
-    """What makes workers."""
-
-    def __call__(
-        self, name: str, *, device: str, variant: Variant, seed: int, plugins: Sequence[str], root: Path | None
-    ) -> Worker:
-        """A worker that runs the code in `root` (None: this code)."""
-        ...
 
 
 class Seat(NamedTuple):

@@ -23,8 +23,8 @@ from harness.bisect import (
     num_steps,
 )
 from harness.cli import EXIT_INCONCLUSIVE, EXIT_NOTHING, EXIT_OK
-from harness.commands.run import parse_axes
-from harness.commands.terminal import chosen_device, name_problems, open_store, print_table, progress_bar, warn
+from harness.commands.run import request_of
+from harness.commands.terminal import name_problems, open_store, print_table, progress_bar, warn
 from harness.core import one_of
 from harness.estimate import estimate_seconds
 from harness.execute import Request
@@ -47,14 +47,7 @@ _USUAL_BLOCKS = 4
 def bisect_verb(arguments: argparse.Namespace) -> int:
     """Search, print the steps and the commit; 0 found, 3 nothing measured, 4 nothing found or several left."""
     started = time.monotonic()
-    request = Request(
-        suite=arguments.suite or "gate",
-        device=chosen_device(arguments),
-        axes=parse_axes(arguments.axis),
-        seed=arguments.seed,
-        models=tuple(arguments.model),
-        plugins=tuple(arguments.plugin),
-    )
+    request = request_of(arguments, arguments.suite or "gate")
     plan = request.plan()
     max_blocks = check_blocks(arguments.blocks)
     check_effect(arguments.effect, arguments.metric)

@@ -27,7 +27,7 @@ from harness.calibration import (
     save_noise,
 )
 from harness.cli import EXIT_NOTHING, EXIT_OK
-from harness.commands.terminal import chosen_device, name_problems, open_store, print_table, progress_bar, warn
+from harness.commands.terminal import name_problems, open_store, print_table, progress_bar, warn
 from harness.core import UsageError
 from harness.plan import Plan
 from harness.schema import RunRow
@@ -52,19 +52,12 @@ def calibrate_verb(arguments: argparse.Namespace) -> int:
 def calibrate_noise(arguments: argparse.Namespace) -> int:
     """Measure A/A arms and injected slowdowns until enough is known or the budget is over; print and store it."""
     from harness import campaign, registry, verdict_rates
-    from harness.commands.run import parse_axes
-    from harness.execute import Request, measure, run_row
+    from harness.commands.run import request_of
+    from harness.execute import measure, run_row
 
     registry.load_all(arguments.plugin)
     injected = campaign.injections(arguments.inject)
-    base = Request(
-        suite=arguments.suite or "gate",
-        device=chosen_device(arguments),
-        axes=parse_axes(arguments.axis),
-        seed=arguments.seed,
-        models=tuple(arguments.model),
-        plugins=tuple(arguments.plugin),
-    )
+    base = request_of(arguments, arguments.suite or "gate")
     plan = base.plan()
     suite = campaign.noise_suite(plan, injected)
     blocks = arguments.blocks or plan.sampling.blocks

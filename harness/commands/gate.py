@@ -15,9 +15,9 @@ from pathlib import Path
 from harness import registry
 from harness.baselines import Baseline, parse_baseline
 from harness.calibration import NoiseCalibration, load_noise
-from harness.commands.run import parse_axes
+from harness.commands.run import request_of
 from harness.commands.show import machine_line
-from harness.commands.terminal import chosen_device, name_problems, open_store, print_table, progress_bar, warn
+from harness.commands.terminal import name_problems, open_store, print_table, progress_bar, warn
 from harness.compare import CONFIDENCE, Comparison, Measured, compare_pairs, measured_cases
 from harness.core import Case, Gate, UsageError, one_of
 from harness.execute import Request, SideRequest, measure
@@ -90,7 +90,7 @@ def gate_verb(arguments: argparse.Namespace) -> int:
     told = forecast(session.plan, session.gates, session.calibration, session.request.budget_seconds)
     for line in told:
         print(line, file=sys.stderr)
-    with _sides(session) as sides:
+    with opened_sides(session) as sides:
         first = measure_once(session, sides, _share(session.request, _FIRST_SHARE if session.timed else 1.0))
         rows = judge(session, first)
         if reds := red(rows):
@@ -114,16 +114,7 @@ def find_session(arguments: argparse.Namespace) -> Session:
         if not gates:
             raise UsageError(f"{source} declares no exact or bound gate: with --exact there is nothing to gate")
     timed = any(gate.kind == "statistical" for gate in gates)
-    request = Request(
-        suite=suite,
-        device=chosen_device(arguments),
-        axes=parse_axes(arguments.axis),
-        blocks=arguments.blocks,
-        seed=arguments.seed,
-        models=tuple(arguments.model),
-        budget_seconds=_budget(arguments, budget),
-        plugins=tuple(arguments.plugin),
-    )
+    request = request_of(arguments, suite, blocks=arguments.blocks, budget_seconds=_budget(arguments, budget))
     plan = request.plan()
     before = Store(Path(arguments.store))  # whatever is there: the folder is made only when everything else is right
     baseline = parse_baseline(arguments.against, before, None)
@@ -187,7 +178,7 @@ def check_baseline(baseline: Baseline, plan: Plan, key: str, *, timed: bool) -> 
 
 
 @contextlib.contextmanager
-def _sides(session: Session) -> Iterator[tuple[SideRequest, ...]]:
+def opened_sides(session: Session) -> Iterator[tuple[SideRequest, ...]]:
     """What is measured: both commits interleaved, or the candidate alone."""
     if session.baseline.kind != "commit":
         yield (SideRequest(),)

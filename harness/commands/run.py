@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import registry
 from harness.cli import EXIT_OK
@@ -14,6 +14,9 @@ from harness.commands.show import print_run
 from harness.commands.terminal import chosen_device, open_store, print_table, progress_bar, warn
 from harness.core import ModelSource, UsageError, parse_pair
 from harness.tables import Column, Table, quantity, to_json
+
+if TYPE_CHECKING:
+    from harness.execute import Request
 
 
 def parse_axes(words: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -49,9 +52,23 @@ def model_source(arguments: argparse.Namespace) -> ModelSource | None:
     return ModelSource(name, preset=preset, seed=arguments.seed, **paths)
 
 
+def request_of(arguments: argparse.Namespace, suite: str, **more: Any) -> Request:
+    """What the flags of every measuring verb ask for, of this suite; `more`: other fields. Raises UsageError."""
+    from harness.execute import Request
+
+    fields: dict[str, Any] = {
+        "device": chosen_device(arguments),
+        "axes": parse_axes(arguments.axis),
+        "seed": arguments.seed,
+        "models": tuple(arguments.model),
+        "plugins": tuple(arguments.plugin),
+    }
+    return Request(suite=suite, **(fields | more))
+
+
 def run_suite(arguments: argparse.Namespace) -> int:
     """Measure a suite, or complete a run, and show its table."""
-    from harness.execute import Request, execute, resume
+    from harness.execute import execute, resume
 
     if arguments.resume is not None:
         store = open_store(arguments)
@@ -61,17 +78,14 @@ def run_suite(arguments: argparse.Namespace) -> int:
     if arguments.suite is None:
         registry.load_all(arguments.plugin)
         raise UsageError(f"which suite? Known: {', '.join(sorted(registry.SUITES))}")
-    request = Request(
-        suite=arguments.suite,
-        device=chosen_device(arguments),
-        axes=parse_axes(arguments.axis),
+    request = request_of(
+        arguments,
+        arguments.suite,
         blocks=arguments.blocks,
-        seed=arguments.seed,
         models=tuple(arguments.model) if arguments.weights is None else (),
         source=model_source(arguments),
         budget_seconds=arguments.budget,
         timeout_seconds=arguments.timeout,
-        plugins=tuple(arguments.plugin),
     )
     if arguments.dry_run:
         return _dry_run(request, arguments)

@@ -75,10 +75,9 @@ def test_a_changed_file_is_compared_again_and_refused(exports: Path, comparison:
     assert comparison.asked == 4
 
 
+@pytest.mark.parametrize("comparison", ["folder"], indirect=True)
 def test_a_file_more_in_the_folder_is_a_change(exports: Path, comparison: Comparison) -> None:
     folder = exports / "kind" / "name"
-    if not folder.is_dir():
-        pytest.skip("this export is one file")
     verified(exports, comparison)
     (folder / "more").write_text("")
     verified(exports, comparison)

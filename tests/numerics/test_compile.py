@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from harness import registry
-from harness.backends import _torch
 from harness.backends._compile import CompileRecord, cold_caches, inductor_options
 from harness.backends._operations import cuda_calls
 from harness.backends._torch import MiniMindEngine, load
@@ -21,19 +18,13 @@ from minimind import MiniMindConfig, MiniMindForCausalLM, save_weights
 
 registry.load_all()
 # torch's own compiler still uses what it has deprecated
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch\\.jit.*:DeprecationWarning")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.*torch\\.jit.*:DeprecationWarning"),
+]
 needs_compiler = pytest.mark.skipif(
     "compile" not in capabilities("cpu"), reason="torch.compile needs a C++ compiler on a CPU"
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_torch, "usable_cpus", lambda: {0})
-        yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

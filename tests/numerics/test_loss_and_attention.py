@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ import torch
 
 import kernels._triton
 from harness import registry
-from harness.backends import _torch
 from harness.backends._torch import MiniMindEngine, load
 from harness.capability import capabilities
 from harness.core import Case, ModelSource, Unsupported, Variant, Workload
@@ -21,22 +19,14 @@ from minimind import MiniMindConfig, MiniMindForCausalLM, save_weights
 from minimind.attention import attend_fused, prepare_fused
 from minimind.flex import prepare_flex
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 registry.load_all()
 IDS = torch.randint(0, 6400, (2, 16), generator=torch.Generator().manual_seed(1))
 TRAIN = resolve_workload(Workload.of("train_step", batch=2, length=12))
 DECODE = resolve_workload(Workload.of("decode", batch=2, context=12, new_tokens=3))
 PREFILL = resolve_workload(Workload.of("prefill", batch=2, context=12))
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small are slower on two threads."""
-    before = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_torch, "usable_cpus", lambda: {0})
-        yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

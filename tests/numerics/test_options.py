@@ -16,7 +16,6 @@ import pytest
 import torch
 
 from harness import registry
-from harness.backends import _torch
 from harness.backends._torch import MiniMindEngine, load
 from harness.capability import capabilities
 from harness.core import REFERENCE, Case, CaseFailed, Grid, ModelSource, Unsupported, Variant, Workload
@@ -26,6 +25,8 @@ from harness.registry import Option, resolve_workload, why_unsupported
 from harness.worker import check_evidence
 from minimind import MiniMindConfig, MiniMindForCausalLM, save_weights
 from minimind.assets import embedded_checkpoint
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 registry.load_all()
 OPTIONS = {
@@ -49,14 +50,11 @@ IDS = torch.randint(0, 6400, (2, 16), generator=torch.Generator().manual_seed(1)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small are slower on two threads, and far slower beside a busy neighbour: here `all` is one."""
-    before = torch.get_num_threads()
+def short_calibration() -> Iterator[None]:
+    """GPTQ's text; its quality has tests of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_torch, "usable_cpus", lambda: {0})
-        patch.setattr(_quantize, "CALIBRATION_ROWS", 2)  # GPTQ's text; its quality has tests of its own
+        patch.setattr(_quantize, "CALIBRATION_ROWS", 2)
         yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

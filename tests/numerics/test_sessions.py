@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,12 @@ import pytest
 import torch
 
 from harness import registry
-from harness.backends import _torch
 from harness.backends._torch import MiniMindEngine, load
 from harness.core import CaseFailed, Iteration, ModelSource, Unsupported, UsageError, Variant, Workload
 from harness.worker import warm_up
 from minimind import MiniMindConfig, MiniMindForCausalLM, save_weights
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 registry.load_all()
 DECODE = Workload.of("decode", batch=2, context=10, new_tokens=5)
@@ -25,16 +25,6 @@ TRAIN = Workload.of("train_step", batch=2, length=12)
 PERPLEXITY = Workload.of("perplexity", batch=2, length=16, prefill=10)
 EVERY = (DECODE, PREFILL, GENERATE, TRAIN, PERPLEXITY)
 NUM_LAYERS, NUM_KV, HEAD = 2, 2, 8
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small are slower on two threads, and far slower beside a busy neighbour: here `all` is one."""
-    before = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_torch, "usable_cpus", lambda: {0})
-        yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import pytest
 import torch
 
 from harness import registry
-from harness.backends import _torch
 from harness.backends._torch import load
 from harness.core import Case, CaseFailed, ModelSource, Unsupported, UsageError, Variant, Workload
 from harness.options.spin import Spin, added_share
@@ -17,18 +15,11 @@ from harness.registry import resolve_variant, resolve_workload, why_unsupported
 from harness.worker import check_evidence
 from minimind import MiniMindConfig, MiniMindForCausalLM, save_weights
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 registry.load_all()
 DECODE = resolve_workload(Workload.of("decode", context=8, new_tokens=5))
 PREFILL = resolve_workload(Workload.of("prefill", context=8))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_torch, "usable_cpus", lambda: {0})
-        yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
