@@ -21,14 +21,38 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import minimind
-from harness.core import CaseFailed
+from harness.backends._sessions import TorchEngine
+from harness.backends._torch import Weights, weights_of
+from harness.core import CaseFailed, ModelSource, Unsupported, Variant
+from harness.registry import options_of
+from harness.telemetry import usable_cpus
 from minimind.config import MiniMindConfig
 
 KEPT = 12
+
+
+class ExportedEngine(TorchEngine):
+    """What the engines share that read an exported file on a CPU. `build` is what their options set."""
+
+    build: Any
+    threads: int
+
+    def begin(self, backend: str, build: Any, source: ModelSource, variant: Variant, device: str, seed: int) -> Weights:
+        """Take in what was asked for; returns the weights to export. Raises Unsupported elsewhere than on a CPU."""
+        if device != "cpu":
+            raise Unsupported(f"backend {backend} runs on the CPU only, not on {device}")
+        self.source, self.seed, self.device, self.build = source, seed, torch.device(device), build
+        for declared, value in options_of(variant):
+            declared.apply(build, value)
+        self.threads = build.threads or len(usable_cpus())
+        torch.set_num_threads(self.threads)
+        self.config, weights = weights_of(source, source.seed)
+        return weights
 
 
 def digest(config: MiniMindConfig, weights: Mapping[str, torch.Tensor], *made_by: str) -> str:

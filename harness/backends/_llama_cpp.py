@@ -29,12 +29,12 @@ import llama_cpp
 import torch
 from llama_cpp._ggml import libggml
 
-from harness.backends._exported import digest, distance, exported, verified
+from harness.backends._exported import ExportedEngine, digest, distance, exported, verified
 from harness.backends._sessions import TorchEngine, TorchSession, work_of
-from harness.backends._torch import MiniMindEngine, Weights, weights_of
+from harness.backends._torch import MiniMindEngine, Weights
 from harness.core import REFERENCE, CaseFailed, ModelSource, Unsupported, Variant, Workload
-from harness.registry import WORKLOADS, Work, options_of
-from harness.telemetry import reset_peak_rss, usable_cpus
+from harness.registry import WORKLOADS, Work
+from harness.telemetry import reset_peak_rss
 from minimind import costs
 from minimind.assets import embedded_checkpoint
 from minimind.config import MiniMindConfig
@@ -120,23 +120,16 @@ def last_line(log: list[str]) -> str:
     return lines[-1] if lines else "it did not say why"
 
 
-class LlamaCppEngine(TorchEngine):
+class LlamaCppEngine(ExportedEngine):
     """A GGUF of one source in one variant, loaded in llama.cpp."""
 
+    build: Build
+
     def __init__(self, source: ModelSource, variant: Variant, device: str, seed: int) -> None:
-        if device != "cpu":
-            raise Unsupported(f"backend llama_cpp runs on the CPU only, not on {device}")
-        self.source, self.seed = source, seed
-        self.device = torch.device(device)
-        self.build = Build()
-        for declared, value in options_of(variant):
-            declared.apply(self.build, value)
+        weights = self.begin("llama_cpp", Build(), source, variant, device, seed)
         self.file_type = self.build.file_type or self.build.precision
-        self.threads = self.build.threads or len(usable_cpus())
-        torch.set_num_threads(self.threads)
         self._report: dict[str, Any] | None = None
         llama_cpp.llama_backend_init()
-        self.config, weights = weights_of(source, source.seed)
         try:
             path = exported_file(self.config, weights, self.file_type)
         except ValueError as error:

@@ -28,12 +28,12 @@ import onnxruntime
 import torch
 from onnxruntime import InferenceSession, OrtValue, SessionOptions
 
-from harness.backends._exported import digest, exported, run_child, verified
+from harness.backends._exported import ExportedEngine, digest, exported, run_child, verified
 from harness.backends._sessions import TorchEngine, TorchSession, work_of
-from harness.backends._torch import MiniMindEngine, Weights, weights_of
+from harness.backends._torch import MiniMindEngine, Weights
 from harness.core import REFERENCE, CaseFailed, ModelSource, Unsupported, Variant, Workload
-from harness.registry import Work, options_of
-from harness.telemetry import reset_peak_rss, usable_cpus
+from harness.registry import Work
+from harness.telemetry import reset_peak_rss
 from minimind import costs
 from minimind.assets import embedded_checkpoint
 from minimind.checkpoint import load_weights, save_weights
@@ -62,20 +62,13 @@ class Past:
     length: int
 
 
-class OnnxRuntimeEngine(TorchEngine):
+class OnnxRuntimeEngine(ExportedEngine):
     """An ONNX file of one source in one variant, loaded in ONNX Runtime."""
 
+    build: Build
+
     def __init__(self, source: ModelSource, variant: Variant, device: str, seed: int) -> None:
-        if device != "cpu":
-            raise Unsupported(f"backend onnxruntime runs on the CPU only, not on {device}")
-        self.source, self.seed = source, seed
-        self.device = torch.device(device)
-        self.build = Build()
-        for declared, value in options_of(variant):
-            declared.apply(self.build, value)
-        self.threads = self.build.threads or len(usable_cpus())
-        torch.set_num_threads(self.threads)
-        self.config, weights = weights_of(source, source.seed)
+        weights = self.begin("onnxruntime", Build(), source, variant, device, seed)
         if self.config.use_moe:
             raise Unsupported("a mixture of experts is not exported to ONNX: its shapes depend on the data")
         path = exported_file(self.config, weights)

@@ -26,13 +26,13 @@ import onnxruntime_genai as genai
 import psutil
 import torch
 
-from harness.backends._exported import digest, distance, exported, run_child, verified
+from harness.backends._exported import ExportedEngine, digest, distance, exported, run_child, verified
 from harness.backends._sessions import DecodeSession, GenerateSession, TorchEngine, TorchSession, work_of
-from harness.backends._torch import MiniMindEngine, Weights, weights_of
+from harness.backends._torch import MiniMindEngine, Weights
 from harness.core import REFERENCE, CaseFailed, Iteration, ModelSource, Unsupported, Variant, Workload
 from harness.ranges import nvtx_range
-from harness.registry import Work, options_of
-from harness.telemetry import reset_peak_rss, usable_cpus
+from harness.registry import Work
+from harness.telemetry import reset_peak_rss
 from minimind import costs
 from minimind.assets import embedded_checkpoint
 from minimind.config import MiniMindConfig
@@ -103,20 +103,13 @@ class GenAIGenerate(GenerateSession):
         return Iteration(whole.start_ns, whole.end_ns, tuple(times))
 
 
-class GenAIEngine(TorchEngine):
+class GenAIEngine(ExportedEngine):
     """A model folder of one source in one variant, loaded in ONNX Runtime GenAI. A state is its Generator."""
 
+    build: Build
+
     def __init__(self, source: ModelSource, variant: Variant, device: str, seed: int) -> None:
-        if device != "cpu":
-            raise Unsupported(f"backend onnxruntime_genai runs on the CPU only, not on {device}")
-        self.source, self.seed = source, seed
-        self.device = torch.device(device)
-        self.build = Build()
-        for declared, value in options_of(variant):
-            declared.apply(self.build, value)
-        self.threads = self.build.threads or len(usable_cpus())
-        torch.set_num_threads(self.threads)
-        self.config, weights = weights_of(source, source.seed)
+        weights = self.begin("onnxruntime_genai", Build(), source, variant, device, seed)
         try:
             self.folder = model_folder(self.config, weights, self.build.precision)
         except ValueError as error:

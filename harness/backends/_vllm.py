@@ -31,13 +31,14 @@ from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.executor import Executor
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
-from harness.backends._exported import digest, distance, exported, verified
-from harness.backends._sessions import SAMPLE_TOKENS, PerplexitySession, TorchEngine, TorchSession, work_of
-from harness.backends._torch import MiniMindEngine, Weights, weights_of
+from harness.backends._exported import ExportedEngine, digest, distance, exported, verified
+from harness.backends._perplexity import SAMPLE_TOKENS, PerplexitySession
+from harness.backends._sessions import TorchEngine, TorchSession, work_of
+from harness.backends._torch import MiniMindEngine, Weights
 from harness.core import REFERENCE, CaseFailed, Iteration, ModelSource, Unsupported, Variant, Workload
 from harness.ranges import nvtx_range
-from harness.registry import Work, options_of
-from harness.telemetry import reset_peak_rss, usable_cpus
+from harness.registry import Work
+from harness.telemetry import reset_peak_rss
 from harness.texts import decoded
 from minimind import costs
 from minimind.assets import embedded_checkpoint
@@ -212,20 +213,13 @@ class VllmPerplexity(PerplexitySession):
         }
 
 
-class VllmEngine(TorchEngine):
+class VllmEngine(ExportedEngine):
     """A Transformers folder of one source, loaded in vLLM in the variant's number format."""
 
+    build: Build
+
     def __init__(self, source: ModelSource, variant: Variant, device: str, seed: int) -> None:
-        if device != "cpu":
-            raise Unsupported(f"backend vllm runs on the CPU only, not on {device}")
-        self.source, self.seed = source, seed
-        self.device = torch.device(device)
-        self.build = Build()
-        for declared, value in options_of(variant):
-            declared.apply(self.build, value)
-        self.threads = self.build.threads or len(usable_cpus())
-        torch.set_num_threads(self.threads)
-        self.config, weights = weights_of(source, source.seed)
+        weights = self.begin("vllm", Build(), source, variant, device, seed)
         try:
             self.folder = exported_folder(self.config, weights)
         except ValueError as error:

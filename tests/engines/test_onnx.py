@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,15 @@ import onnxruntime
 import torch
 
 from harness import registry
-from harness.backends import _exported, _onnxruntime, _torch
+from harness.backends import _exported, _onnxruntime
 from harness.backends._torch import load as load_torch
 from harness.core import Case, CaseFailed, ModelSource, Unsupported, Variant, Workload
 from harness.worker import check_evidence
 from minimind import MiniMindConfig, MiniMindForCausalLM, save_weights
 from minimind.checkpoint import load_weights
 from minimind.export.onnx import export_onnx, past_names
+
+pytestmark = pytest.mark.usefixtures("quiet_machine")
 
 registry.load_all()
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -33,19 +34,6 @@ WORKLOADS = [
     Workload.of("decode", batch=2, context=12, new_tokens=5),
     Workload.of("generate", batch=2, prompt=6, new_tokens=5),
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quiet_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One thread, and exports in a folder of the test's own."""
-    before = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (_torch, _onnxruntime):
-            patch.setattr(module, "usable_cpus", lambda: {0})
-        folder = tmp_path_factory.mktemp("exports") / "of_this_user"
-        patch.setattr(_exported, "export_folder", lambda: folder)
-        yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

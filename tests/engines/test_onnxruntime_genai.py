@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from harness import registry
-from harness.backends import _exported, _torch
+from harness.backends import _torch
 from harness.backends._torch import load as load_torch
 from harness.core import Case, CaseFailed, ModelSource, Unsupported, Variant, Workload
 from harness.worker import check_evidence
@@ -18,23 +16,11 @@ from harness.worker import check_evidence
 pytest.importorskip("onnxruntime_genai", reason="ONNX Runtime GenAI is not installed (it is in no extra)")
 from harness.backends import _onnxruntime_genai
 
-pytestmark = pytest.mark.slow  # its model builder takes 10 to 20 seconds a model
+# Its model builder takes 10 to 20 seconds a model.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quiet_machine")]
 
 registry.load_all()
 TINY = ModelSource("tiny")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quiet_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One thread, and exports in a folder of the test's own."""
-    before = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (_torch, _onnxruntime_genai):
-            patch.setattr(module, "usable_cpus", lambda: {0})
-        folder = tmp_path_factory.mktemp("exports") / "of_this_user"
-        patch.setattr(_exported, "export_folder", lambda: folder)
-        yield
-    torch.set_num_threads(before)
 
 
 def engine(text: str = "") -> Any:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
 from harness import registry
-from harness.backends import _exported, _torch
+from harness.backends import _torch
 from harness.backends._torch import load as load_torch
 from harness.capability import capabilities
 from harness.core import Case, CaseFailed, ModelSource, Unsupported, Variant, Workload
@@ -22,23 +21,14 @@ with warnings.catch_warnings():  # vLLM's dependencies warn when they are import
     pytest.importorskip("vllm", reason="vLLM is not installed (it is in no extra: docs/engines.md)")
     from harness.backends import _vllm
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # its own warnings are not ours
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("quiet_machine"),
+    pytest.mark.filterwarnings("ignore"),  # its own warnings are not ours
+]
 
 registry.load_all()
 TINY = ModelSource("tiny")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quiet_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One thread, and exports in a folder of the test's own."""
-    before = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (_torch, _vllm):
-            patch.setattr(module, "usable_cpus", lambda: {0})
-        folder = tmp_path_factory.mktemp("exports") / "of_this_user"
-        patch.setattr(_exported, "export_folder", lambda: folder)
-        yield
-    torch.set_num_threads(before)
 
 
 def engine(text: str = "", source: ModelSource = TINY) -> Any:
