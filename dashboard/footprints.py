@@ -1,0 +1,108 @@
+"""What a case held in memory: its measured peak beside what its weights and its cache explain.
+
+    for found in footprints(context, place, run, "context"):
+        print(found.name, found.x, found.peak, found.weights, found.cache, reach(found, limit=16e9))
+
+Bytes. A part that was not recorded is None, never zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dashboard import choices
+from dashboard.context import Context
+from dashboard.rows import CaseLine, RunLine
+
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_POSITIONS = ("context", "prompt", "length", "new_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """One case. `x`: the parameter looked along; `rest`: the others; `positions`: tokens of each of the sequences."""
+
+    case_id: str
+    name: str
+    model: str
+    kind: str
+    variant: str
+    x: int
+    rest: str
+    batch: int
+    positions: int
+    peak: float
+    weights: float | None
+    cache: float | None
+
+    @property
+    def cache_per_token(self) -> float | None:
+        """Bytes of cache for one position of one sequence."""
+        return None if self.cache is None or not self.positions else self.cache / (self.batch * self.positions)
+
+
+def footprints(context: Context, place: choices.Place, run: RunLine, along: str) -> list[Footprint]:
+    """Every case of a run with a measured peak and the parameter `along`, in the order of the plan."""
+    values: dict[str, dict[str, float]] = {}
+    for line in choices.lines_of(context, place, (run.run_id,), ("peak_bytes", "kv_bytes", "disk_bytes")):
+        if line.median is not None:
+            values.setdefault(line.case_id, {})[line.metric] = line.median
+    found = []
+    for case in context.query.cases(run.run_id):
+        of_case = values.get(case.case_id, {})
+        given = choices.parameters(case.workload)
+        if "peak_bytes" not in of_case or along not in given:
+            continue
+        rest = ", ".join(f"{name}={value}" for name, value in given.items() if name != along)
+        positions = sum(given.get(name, 0) for name in _POSITIONS)
+        found.append(
+            Footprint(
+                case.case_id,
+                choices.case_name(case),
+                case.model,
+                choices.kind_of(case.workload),
+                case.variant,
+                given[along],
+                rest,
+                max(given.get("batch", 1), 1),
+                positions,
+                of_case["peak_bytes"],
+                _weights(case, of_case),
+                of_case.get("kv_bytes"),
+            )
+        )
+    return found
+
+
+def _weights(case: CaseLine, values: Mapping[str, float]) -> float | None:
+    """The weights as the engine stores them: their file, else so many numbers of so many bytes."""
+    if "disk_bytes" in values:
+        return values["disk_bytes"]
+    stored = case.facts.get("disk_bytes")
+    if isinstance(stored, int | float) and stored > 0:
+        return float(stored)
+    item = _ITEM_BYTES.get(str(case.facts.get("weight_dtype", "")))
+    return float(case.num_params * item) if item and case.num_params else None
+
+
+def reach(found: Footprint, limit: float | None) -> float | None:
+    """Tokens of context that fit by memory alone if only the cache grew from here on; None where that is not known."""
+    per_token = found.cache_per_token
+    if limit is None or not per_token or limit <= found.peak:
+        return None
+    return found.x + (limit - found.peak) / (per_token * found.batch)
+
+
+def one_line(found: Sequence[Footprint]) -> list[Footprint]:
+    """Those that differ in x alone: of several settings of the other parameters the one with the most points."""
+    by_rest: dict[str, list[Footprint]] = {}
+    for footprint in found:
+        by_rest.setdefault(footprint.rest, []).append(footprint)
+    best = max(by_rest.values(), key=len, default=[])
+    return sorted(best, key=lambda footprint: footprint.x)
+
+
+def rounded(value: float) -> str:
+    """Three digits that count: what is predicted is known no better."""
+    return f"{float(f'{value:.3g}'):,.0f}"

@@ -1,0 +1,245 @@
+"""One series through the runs of one machine: its points, its breaks, its changes of level, its band of noise.
+
+    history = history_of(context, line, "tps", 100)       # of the case and suite of a summary line, the last 100 runs
+    for change in numbered([history], remarks):
+        print(change.number, change.found.after.git_sha, change.found.point.ratio, change.remark)
+
+A series breaks where the suite's version or the machine's software changed: what lies on both sides is not one level.
+Changes come from harness.change_points, looked for within each stretch; a stretch shorter than MIN_RUNS can show none.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from typing import Literal
+
+from dashboard.annotations import Annotation
+from dashboard.choices import better_of, case_name
+from dashboard.context import Context
+from dashboard.rows import SummaryLine
+from harness.change_points import ChangePoint, change_points, history_noise
+from harness.core import Better, VerdictName
+from harness.stats import median
+from reports.figures import Change, Figure, Mark, TrendPoint, trend
+
+MIN_SEGMENT = 3
+MIN_RUNS = 2 * MIN_SEGMENT
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A change of level. `index`: of its first run in the history; `before`: the last run that it can come after,
+    `latest`: the first run that has it for certain; levels are medians of their stretches."""
+
+    index: int
+    point: ChangePoint
+    before: SummaryLine
+    after: SummaryLine
+    latest: SummaryLine
+    level_before: float
+    level_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A series, oldest run first. `segments`: the stretch between breaks that each run lies in; `breaks`: what changed
+    at each; `band`: relative noise of one run, None if unknown."""
+
+    case_id: str
+    name: str
+    text: str
+    metric: str
+    unit: str
+    better: Better
+    lines: tuple[SummaryLine, ...]
+    segments: tuple[int, ...]
+    changes: tuple[Found, ...]
+    band: float | None
+    breaks: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What a remark may call it."""
+        return self.case_id, self.text
+
+    def index_at(self, time: datetime) -> int | None:
+        """The first run at or after a time; None for a time outside the history."""
+        times = [line.started_at for line in self.lines if line.started_at is not None]
+        if len(times) != len(self.lines) or not times or not times[0] <= time <= times[-1]:
+            return None
+        return bisect_left(times, time)
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """A change of level with its number on the page, its history, and the remark that settles it, if any."""
+
+    number: int
+    history: History
+    found: Found
+    remark: Annotation | None
+
+    @property
+    def verdict(self) -> VerdictName:
+        """improved or regressed where the size's interval leaves no doubt and the metric has a good side."""
+        point, better = self.found.point, self.history.better
+        if point.low <= 1.0 <= point.high or better == "neither":
+            return "inconclusive"
+        return "improved" if (point.ratio > 1.0) == (better == "higher") else "regressed"
+
+
+def history_of(context: Context, newest: SummaryLine, metric: str, runs: int) -> History:
+    """The history of a summary line's case under its suite, at most its last `runs` runs with a positive value."""
+    every = context.query.series(newest.case_id, metric, newest.machine_id)
+    usable = [line for line in every if line.suite == newest.suite and _usable(line.median)]
+    lines = tuple(usable[-runs:])
+    segments, breaks = _segments(context, lines)
+    values = [line.median or 0.0 for line in lines]
+    stretches = _stretches(segments)
+    found = [change for start, end in stretches for change in _changes(lines, values, start, end)]
+    noises = [history_noise(values[start:end]) for start, end in stretches if end - start >= MIN_SEGMENT]
+    return History(
+        newest.case_id,
+        case_name(newest),
+        f"{newest.model} {newest.workload} {newest.variant}",
+        metric,
+        newest.unit,
+        better_of(metric),
+        lines,
+        segments,
+        tuple(found),
+        math.expm1(median(noises)) if noises else None,
+        breaks,
+    )
+
+
+def numbered(histories: Sequence[History], remarks: Sequence[Annotation]) -> list[Numbered]:
+    """Every change of the histories, numbered from 1, with the newest remark that settles it.
+
+    A remark settles a change if it has a status, concerns the case and falls between the runs that bracket the change.
+    """
+    found = [(history, change) for history in histories for change in history.changes]
+    return [
+        Numbered(number, history, change, _settled(history, change, remarks))
+        for number, (history, change) in enumerate(found, start=1)
+    ]
+
+
+def _settled(history: History, change: Found, remarks: Sequence[Annotation]) -> Annotation | None:
+    start, end = change.before.started_at, change.latest.started_at
+    fitting = [
+        remark
+        for remark in remarks
+        if remark.status and remark.concerns(history.names) and start and end and start <= remark.time <= end
+    ]
+    return fitting[-1] if fitting else None
+
+
+def _usable(value: float | None) -> bool:
+    return value is not None and math.isfinite(value) and value > 0
+
+
+def _segments(context: Context, lines: Sequence[SummaryLine]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """(the stretch of each run, what changed at each break)."""
+    states = [_state(context, line.run_id) for line in lines]
+    segments, breaks = [0] * min(len(lines), 1), []
+    for before, after in pairwise(states):
+        differing = [
+            f"{name} {before[name] or '-'} → {after[name] or '-'}" for name in after if before[name] != after[name]
+        ]
+        segments.append(segments[-1] + bool(differing))
+        if differing:
+            breaks.append(", ".join(differing))
+    return tuple(segments), tuple(breaks)
+
+
+def _state(context: Context, run_id: str) -> Mapping[str, str]:
+    """What breaks a series where it changes; nothing for a run whose row is gone."""
+    run = context.query.run(run_id)
+    if run is None:
+        return dict.fromkeys(("suite version", "torch", "triton", "CUDA", "driver"), "")
+    return {
+        "suite version": str(run.suite_version),
+        "torch": run.torch,
+        "triton": run.triton,
+        "CUDA": run.cuda,
+        "driver": run.driver,
+    }
+
+
+def _stretches(segments: Sequence[int]) -> list[tuple[int, int]]:
+    edges = [0, *(i for i in range(1, len(segments)) if segments[i] != segments[i - 1]), len(segments)]
+    return list(pairwise(edges))
+
+
+def _changes(lines: Sequence[SummaryLine], values: Sequence[float], start: int, end: int) -> list[Found]:
+    """The changes of one stretch, placed in the whole history."""
+    points = change_points(values[start:end], min_segment=MIN_SEGMENT)
+    edges = [0, *(point.index for point in points), end - start]
+    return [
+        Found(
+            start + point.index,
+            point,
+            lines[start + max(point.index_low - 1, 0)],
+            lines[start + point.index],
+            lines[start + point.index_high],
+            median(values[start + before : start + point.index]),
+            median(values[start + point.index : start + after]),
+        )
+        for point, before, after in zip(points, edges, edges[2:], strict=False)
+    ]
+
+
+def history_figure(
+    context: Context,
+    history: History,
+    changes: Sequence[Numbered] = (),
+    remarks: Sequence[Annotation] = (),
+    *,
+    along: Literal["commit", "time"] = "commit",
+) -> Figure:
+    """The trend of a history, with those of the numbered changes and remarks that are its own."""
+    points = [
+        TrendPoint(
+            run_id=line.run_id,
+            label=line.git_sha[:8] or line.run_id[:15],
+            when=line.started_at if along == "time" else None,
+            value=line.median,
+            low=line.low,
+            high=line.high,
+            segment=segment,
+        )
+        for line, segment in zip(history.lines, history.segments, strict=True)
+    ]
+    steps = [
+        Change(
+            number=change.number,
+            index=change.found.index,
+            before=change.found.level_before,
+            after=change.found.level_after,
+            low=change.found.point.low,
+            high=change.found.point.high,
+        )
+        for change in changes
+        if change.history is history
+    ]
+    marks = [
+        Mark(number=number, index=index, text=remark.text)
+        for number, remark in enumerate(remarks, start=1)
+        if remark.concerns(history.names) and (index := history.index_at(remark.time)) is not None
+    ]
+    return trend(
+        points,
+        title=f"{history.metric}: {history.name}",
+        unit=history.unit,
+        changes=steps,
+        band=history.band,
+        marks=marks,
+        better=history.better,
+        language=context.language,
+    )

@@ -1,0 +1,195 @@
+"""Memory: what a run's cases held at their peak, how much of it the weights and the cache explain, how far it would go.
+
+    /memory?run=latest&variant=kv=prealloc&along=context
+
+One run on one machine. Weights are the bytes of the weights as the engine stores them, the cache is what was allocated
+for keys and values; both are facts of the session. The measured peak is that of a process that did only this case. What
+is left between the two is shown as it is: activations, the allocator, and what loading needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dash.development.base_component import Component
+
+from dashboard import choices
+from dashboard.components import (
+    Cell,
+    Column,
+    controls,
+    data_table,
+    empty,
+    figure,
+    notice,
+    page,
+    quality,
+    repeat,
+    section,
+)
+from dashboard.components import machine as machine_chip
+from dashboard.context import Context
+from dashboard.footprints import Footprint, footprints, one_line, reach, rounded
+from dashboard.inputs import segmented, select
+from dashboard.rows import RunLine
+from harness.tables import quantity
+from reports.figures import MemoryPoint, memory
+
+PATH = "/memory"
+TITLE = "Memory"
+ORDER = 6
+RUNS_LOOKED_AT = 20
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """`along`: the parameter of the workload on the horizontal axis; `workload`: its kind."""
+
+    filter: str = ""
+    machine: str = ""
+    run: str = ""
+    model: str = ""
+    workload: str = ""
+    variant: str = ""
+    along: Literal["context", "batch"] = "context"
+
+
+def layout(context: Context, state: State) -> Component:
+    """The page."""
+    title = context.say("Memory")
+    place = choices.place_of(context, state.machine, state.filter)
+    run = _run(context, place, state) if place else None
+    if place is None or run is None:
+        what = context.say("No run matches: no peak was measured.")
+        return page(context, title, what, empty(context, what, context.command("run kv_cache")))
+    every = footprints(context, place, run, state.along)
+    models = choices.distinct(found.model for found in every)
+    model = state.model or choices.first_of((), models)
+    kinds = choices.distinct(found.kind for found in every if found.model == model)
+    kind = state.workload or choices.first_of(("decode", "generate", "prefill", "train_step"), kinds)
+    chosen = [found for found in every if (found.model, found.kind) == (model, kind)]
+    variants = choices.distinct(found.variant for found in chosen)
+    variant = state.variant or choices.first_of(("reference",), variants)
+    axes = [("context", context.say("context")), ("batch", context.say("batch"))]
+    bar = controls(
+        choices.machine_select(context, place),
+        choices.run_select(context, place, run),
+        select(context, "model", context.say("Model"), [(name, name) for name in models], model),
+        select(context, "workload", context.say("Workload"), [(name, name) for name in kinds], kind),
+        select(context, "variant", context.say("Variant"), [(name, name) for name in variants], variant),
+        segmented(context, "along", context.say("Along"), axes, state.along),
+    )
+    shown = one_line([found for found in chosen if found.variant == variant])
+    if not shown:
+        what = context.say("Run {run} has no measured peak of {variant}.", run=run.run_id, variant=variant or "?")
+        return page(context, title, what, bar, empty(context, what, context.command("run kv_cache")))
+    limit = _limit(context, run)
+    return page(
+        context,
+        title,
+        sentence(context, state, shown[-1], limit),
+        bar,
+        _figure(context, state, shown, limit),
+        notice(
+            context, "info",
+            context.say(
+                "Activations are not predicted: what a peak has beyond weights and cache is activations, the "
+                "allocator and what loading needed. A timeline of the allocator is not recorded by this version."
+            ),
+        ),
+        _variants_part(context, state, run, chosen, limit),
+    )  # fmt: skip
+
+
+def _run(context: Context, place: choices.Place, state: State) -> RunLine | None:
+    """The run named; else of those that recorded a cache the one with the most settings, else the newest."""
+    if state.run:
+        return choices.run_of(context, place, state.run)
+    recent = choices.recent_runs(context, place, RUNS_LOOKED_AT)
+    lines = choices.lines_of(context, place, [run.run_id for run in recent], ("kv_bytes",))
+    settings = {run.run_id: {line.workload for line in lines if line.run_id == run.run_id} for run in recent}
+    return max(recent, key=lambda run: len(settings[run.run_id]), default=None)
+
+
+def _figure(context: Context, state: State, shown: Sequence[Footprint], limit: float | None) -> Component:
+    """Parts and peaks; only where every part was recorded, since a part that is not known is not nothing."""
+    parts = [(found, found.weights, found.cache) for found in shown]
+    points = [
+        MemoryPoint(found.x, weights, cache, 0.0, found.peak)
+        for found, weights, cache in parts
+        if weights is not None and cache is not None
+    ]
+    if not points:
+        what = context.say("This run did not record the size of these weights or caches: there is nothing to stack.")
+        return empty(context, what, context.command("run kv_cache"))
+    drawn = memory(points, x_label=_axis_label(context, state), limit=limit, language=context.language)
+    return figure(context, drawn, name="memory")
+
+
+def _axis_label(context: Context, state: State) -> str:
+    return context.say("context (tokens)") if state.along == "context" else context.say("batch (sequences)")
+
+
+def _limit(context: Context, run: RunLine) -> float | None:
+    """Memory of the device that the case ran on; None for a GPU, whose memory the run does not name."""
+    row = context.query.run(run.run_id)
+    return float(row.ram_bytes) if row and row.device == "cpu" and row.ram_bytes > 0 else None
+
+
+def sentence(context: Context, state: State, last: Footprint, limit: float | None) -> str:
+    """The deepest case's peak, what explains it, and how far it would go."""
+    peak = quantity(last.peak, "bytes")
+    if last.weights is None or last.cache is None:
+        return context.say(
+            "{name}: {peak} at its peak; its weights or its cache were not recorded, so nothing explains it.",
+            name=last.name, peak=peak,
+        )  # fmt: skip
+    text = context.say(
+        "{name}: {peak} at its peak: weights {weights}, cache {cache}, and {rest} of something else.",
+        name=last.name, peak=peak, weights=quantity(last.weights, "bytes"), cache=quantity(last.cache, "bytes"),
+        rest=quantity(last.peak - last.weights - last.cache, "bytes"),
+    )  # fmt: skip
+    far = reach(last, limit) if state.along == "context" else None
+    if far is None:
+        return text
+    further = context.say(
+        "By memory alone this machine would hold a context of about {tokens} tokens.", tokens=rounded(far)
+    )
+    return f"{text} {further}"
+
+
+def _variants_part(
+    context: Context, state: State, run: RunLine, chosen: Sequence[Footprint], limit: float | None
+) -> Component:
+    """Every variant at its largest x, with what it costs in quality."""
+    columns = [
+        Column(context.say("Variant")), Column(_axis_label(context, state), right=True),
+        Column(context.say("Weights"), right=True), Column(context.say("Cache"), right=True),
+        Column(context.say("Cache per token"), right=True), Column(context.say("Peak"), right=True),
+        Column(context.say("Something else"), right=True), Column(context.say("Context that fits"), right=True),
+        Column(context.say("Quality")),
+    ]  # fmt: skip
+    rows: list[list[Cell]] = []
+    for variant in choices.distinct(found.variant for found in chosen):
+        last = one_line([found for found in chosen if found.variant == variant])[-1]
+        costs = choices.quality_of(context, run.run_id, last.model).get(variant, {})
+        known = last.weights is not None and last.cache is not None
+        far = reach(last, limit) if state.along == "context" else None
+        rows.append([
+            variant,
+            f"{last.x:,}",
+            quantity(last.weights, "bytes"),
+            quantity(last.cache, "bytes"),
+            quantity(last.cache_per_token, "bytes"),
+            quantity(last.peak, "bytes"),
+            quantity(last.peak - (last.weights or 0.0) - (last.cache or 0.0), "bytes") if known else "–",
+            "–" if far is None else rounded(far),
+            quality(context, ppl=(None, costs.get("ppl")), kl=costs.get("kl"), top1=costs.get("top1_agreement")),
+        ])  # fmt: skip
+    caption = context.say("Each variant at its largest measured setting")
+    return section(
+        context.say("Every variant"), data_table(context, columns, rows, caption=caption), machine_chip(context, run),
+        repeat(context, run.command),
+    )  # fmt: skip

@@ -1,0 +1,193 @@
+"""Pareto: which variants nothing else beats, and what a gain in one metric costs in another and in quality.
+
+    /pareto?run=latest&x=tps&y=peak_bytes&workload=decode
+
+One run on one machine. A point is a case; a curve joins the cases of one variant along the parameter that the run
+sweeps (batch, context). The first picture has the reference and the three variants that are best in y; others are added
+by name. The table gives every point as numbers and, at a value of x that the reader names, each curve read off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dash import html
+from dash.development.base_component import Component
+
+from dashboard import choices
+from dashboard.components import (
+    Cell,
+    Child,
+    Column,
+    controls,
+    data_table,
+    empty,
+    figure,
+    link,
+    page,
+    quality,
+    repeat,
+    section,
+)
+from dashboard.components import machine as machine_chip
+from dashboard.context import Context
+from dashboard.inputs import multi, select, text_box
+from dashboard.rows import RunLine
+from dashboard.tradeoffs import TradeOff, Wish, positive, trade_off
+from reports.figures import change_text, measured, number, pareto, read_at
+
+PATH = "/pareto"
+TITLE = "Pareto"
+ORDER = 5
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """`x`, `y`: metrics; `workload`: its kind; `variants`: those drawn (none: the page's choice); `at`: an x."""
+
+    filter: str = ""
+    machine: str = ""
+    run: str = ""
+    workload: str = ""
+    model: str = ""
+    x: str = ""
+    y: str = ""
+    variants: tuple[str, ...] = ()
+    at: str = ""
+    against: str = "reference"
+
+
+def layout(context: Context, state: State) -> Component:
+    """The page."""
+    title = context.say("Pareto")
+    place = choices.place_of(context, state.machine, state.filter)
+    run = choices.run_of(context, place, state.run) if place else None
+    if place is None or run is None:
+        what = context.say("No run matches: there are no points to weigh against each other.")
+        return page(context, title, what, empty(context, what, context.command("run quantization")))
+    found = trade_off(context, place, run, Wish(state.workload, state.model, state.x, state.y))
+    bar = _bar(context, state, place, run, found)
+    shown = found.shown(state.variants)
+    if not shown:
+        what = context.say(
+            "Run {run} has no such case with both {x} and {y}.",
+            run=run.run_id,
+            x=found.x.label or "?",
+            y=found.y.label or "?",
+        )
+        return page(context, title, what, bar, empty(context, what, context.command("run quantization")))
+    return page(
+        context,
+        title,
+        sentence(context, found),
+        bar,
+        figure(context, pareto(shown, x=found.x, y=found.y, language=context.language), name="pareto", height=480),
+        _left_out(context, found, len(shown)),
+        _reading_part(context, state, found),
+        _points_part(context, run, found),
+    )
+
+
+def _bar(context: Context, state: State, place: choices.Place, run: RunLine, found: TradeOff) -> Component:
+    def same(names: Sequence[str]) -> list[tuple[str, str]]:
+        return [(name, name) for name in names]
+
+    return controls(
+        choices.machine_select(context, place),
+        choices.run_select(context, place, run),
+        select(context, "workload", context.say("Workload"), same(found.workloads), found.workload),
+        select(context, "model", context.say("Model"), same(found.models), found.model),
+        select(context, "x", context.say("Across"), same(found.metrics), found.x.label),
+        select(context, "y", context.say("Up"), same(found.metrics), found.y.label),
+        multi(
+            context,
+            "variants",
+            context.say("Variants drawn"),
+            same([curve.name for curve in found.curves]),
+            state.variants,
+        ),
+    )
+
+
+def sentence(context: Context, found: TradeOff) -> str:
+    """How many points nothing beats, and whose they are."""
+    best = found.best()
+    names = choices.distinct(name for name, _ in best)
+    return context.say(
+        "{count} of {total} points are beaten by none in {x} and {y} together: {names}.",
+        count=len(best),
+        total=sum(len(curve.points) for curve in found.curves),
+        x=found.x.label,
+        y=found.y.label,
+        names=", ".join(names[:4]) + (" …" if len(names) > 4 else ""),
+    )
+
+
+def _left_out(context: Context, found: TradeOff, drawn: int) -> Child:
+    hidden = len(found.curves) - drawn
+    words = context.say("{n} more variants are in the table; name them above to draw them.", n=hidden)
+    return html.P(words, className="hint") if hidden else None
+
+
+def _points_part(context: Context, run: RunLine, found: TradeOff) -> Component:
+    x, y = found.x, found.y
+    best = {point.label for _, point in found.best()}
+    columns = [
+        Column(context.say("Case")),
+        Column(x.label, right=True),
+        Column(y.label, right=True),
+        Column(context.say("Beaten by none")),
+        Column(context.say("Quality")),
+    ]
+    rows: list[list[Cell]] = []
+    for curve in found.curves:
+        cost = found.costs.get(curve.name, {})
+        shown = quality(context, ppl=(None, cost.get("ppl")), kl=cost.get("kl"), top1=cost.get("top1_agreement"))
+        for point in curve.points:
+            across = measured(point.x, point.x_low, point.x_high, x.unit)
+            up = measured(point.y, point.y_low, point.y_high, y.unit)
+            yes_or_no = context.say("yes") if point.label in best else context.say("no")
+            rows.append([point.label, across, up, yes_or_no, shown])
+    caption = context.say("Medians over blocks with 95% intervals")
+    return section(
+        context.say("Every point"),
+        data_table(context, columns, rows, caption=caption),
+        html.P([machine_chip(context, run), " ", link(context, run.run_id, "/runs", filter=f"run={run.run_id}")]),
+        repeat(context, run.command),
+    )
+
+
+def _reading_part(context: Context, state: State, found: TradeOff) -> Child:
+    """Each curve's y at one x, beside the chosen baseline's; a dash outside a curve. Only where there are curves."""
+    x, y = found.x, found.y
+    swept = [curve for curve in found.curves if len(curve.points) > 1]
+    if not swept:
+        return None
+    heading, read = context.say("The curves at one point"), context.say("Read at {x} =", x=x.label)
+    names = [(curve.name, curve.name) for curve in swept]
+    box = controls(
+        text_box(context, "at", read, state.at, placeholder=f"{swept[0].points[0].x:.4g}"),
+        select(context, "against", context.say("Against"), names, state.against),
+    )
+    place = positive(state.at)
+    if place is None:
+        return section(heading, box)
+    values = {curve.name: read_at(curve, place) for curve in swept}
+    base = values.get(state.against)
+    columns = [
+        Column(context.say("Variant")),
+        Column(y.label, right=True),
+        Column(context.say("against {name}", name=state.against), right=True),
+    ]
+    rows: list[list[Cell]] = [
+        [
+            name,
+            "–" if value is None else number(value, y.unit),
+            "–" if value is None or not base else change_text(value / base),
+        ]
+        for name, value in values.items()
+    ]
+    where = number(place, x.unit)
+    caption = context.say("Read at {x} = {value}, on straight lines between points", x=x.label, value=where)
+    return section(heading, box, data_table(context, columns, rows, caption=caption))

@@ -1,0 +1,193 @@
+"""Profile: where the time of one case goes: stacks as an icicle, also against another's, operations, and a timeline.
+
+    /profile?run=20261122T095707-971a34&case=23edf06fe5ed&against=4a2c4643c80c
+
+Profiles lie beside the store, under artifacts/<run_id>/<case_id>.collapsed and .trace.json (dashboard.profiles). The
+harness does not write them: the page says which programs do. Only runs and cases that the store knows are looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dash import html
+from dash.development.base_component import Component
+
+from dashboard import choices
+from dashboard.components import Cell, Child, Column, controls, data_table, empty, figure, notice, page, repeat, section
+from dashboard.components import machine as machine_chip
+from dashboard.context import Context
+from dashboard.inputs import select
+from dashboard.profile_howto import how_to_profile
+from dashboard.profiles import Kind, Stacks, Trace, Unreadable, artifact, profiled, read_collapsed, read_trace
+from dashboard.rows import CaseLine, RunLine
+from harness.tables import quantity
+from reports.figures import Frame, Span, icicle, timeline
+
+PATH = "/profile"
+TITLE = "Profile"
+ORDER = 10
+OPERATIONS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """`case`, `against`: ids of cases of the run; `against` is what the stacks are compared with."""
+
+    filter: str = ""
+    machine: str = ""
+    run: str = ""
+    case: str = ""
+    against: str = ""
+
+
+def layout(context: Context, state: State) -> Component:
+    """The page."""
+    title = context.say("Profile")
+    place = choices.place_of(context, state.machine, state.filter)
+    there = profiled(context.query.path)
+    run = _run(context, place, state, there) if place else None
+    if place is None or run is None:
+        what = context.say("No run matches: there is nothing to profile.")
+        return page(context, title, what, empty(context, what, context.command("run quickstart")))
+    cases = {case.case_id: case for case in context.query.cases(run.run_id) if case.status == "ok"}
+    with_profile = there.get(run.run_id, set()) & cases.keys()
+    chosen = cases.get(state.case) if state.case else next((cases[c] for c in cases if c in with_profile), None)
+    other = cases.get(state.against)
+    offered = [(case.case_id, choices.case_name(case)) for case in cases.values()]
+    bar = controls(
+        choices.machine_select(context, place),
+        choices.run_select(context, place, run),
+        select(context, "case", context.say("Case"), offered, chosen.case_id if chosen else None),
+        select(context, "against", context.say("Against"), offered, other.case_id if other else None, clearable=True),
+    )
+    if chosen is None:
+        what = (
+            context.say("Run {run} has no measured case '{case}'.", run=run.run_id, case=state.case[:60])
+            if state.case
+            else context.say("No case of run {run} has a profile.", run=run.run_id)
+        )
+        return page(
+            context,
+            title,
+            what,
+            bar,
+            empty(context, what),
+            how_to_profile(context, run, next(iter(cases.values()), None)),
+        )
+    stacks, trace, problems = _read(context, run, chosen)
+    return page(
+        context,
+        title,
+        sentence(context, chosen, stacks, trace),
+        bar,
+        *(notice(context, "warning", problem) for problem in problems),
+        _stacks_part(context, run, chosen, other, stacks),
+        *_trace_parts(context, trace),
+        None if stacks and trace else how_to_profile(context, run, chosen),
+        machine_chip(context, run),
+        repeat(context, run.command),
+    )
+
+
+def _run(context: Context, place: choices.Place, state: State, there: dict[str, set[str]]) -> RunLine | None:
+    """The run named; else the newest that has a profile, else the newest."""
+    if state.run:
+        return choices.run_of(context, place, state.run)
+    recent = choices.recent_runs(context, place)
+    return next((run for run in recent if run.run_id in there), next(iter(recent), None))
+
+
+def _read(context: Context, run: RunLine, case: CaseLine) -> tuple[Stacks | None, Trace | None, list[str]]:
+    """What the two files of a case hold, and why one could not be read."""
+    problems: list[str] = []
+
+    def path(kind: Kind) -> Path | None:
+        return artifact(context.query.path, run.run_id, case.case_id, kind)
+
+    stacks, trace = None, None
+    try:
+        stacks = read_collapsed(found) if (found := path("collapsed")) else None
+    except Unreadable as error:
+        problems.append(str(error))
+    try:
+        trace = read_trace(found) if (found := path("trace")) else None
+    except Unreadable as error:
+        problems.append(str(error))
+    return stacks, trace, problems
+
+
+def sentence(context: Context, case: CaseLine, stacks: Stacks | None, trace: Trace | None) -> str:
+    """Where most of the time goes."""
+    name = choices.case_name(case)
+    if trace is not None and trace.operations:
+        first = trace.operations[0]
+        total = sum(operation.total for operation in trace.operations)
+        return context.say(
+            "{name}: {share} of the time of {n} operations is in {operation}.", name=name, n=len(trace.operations),
+            share=f"{first.total / total:.0%}" if total else "–", operation=first.name,
+        )  # fmt: skip
+    if stacks is not None:
+        leaves: dict[str, float] = {}
+        for path, value in stacks.by_path.items():
+            leaves[path[-1]] = leaves.get(path[-1], 0.0) + value
+        frame = max(leaves, key=lambda leaf: leaves[leaf])
+        return context.say(
+            "{name}: {share} of {n} samples are in {frame} itself.", name=name, frame=frame,
+            share=f"{leaves[frame] / stacks.total:.0%}", n=f"{stacks.total:,.0f}",
+        )  # fmt: skip
+    return context.say("{name} has no profile.", name=name)
+
+
+def _frames(stacks: Stacks) -> list[Frame]:
+    return [Frame(path, value) for path, value in stacks.by_path.items()]
+
+
+def _stacks_part(
+    context: Context, run: RunLine, case: CaseLine, other: CaseLine | None, stacks: Stacks | None
+) -> Child:
+    if stacks is None:
+        return None
+    beside, _, problems = _read(context, run, other) if other else (None, None, [])
+    drawn = icicle(_frames(stacks), other=_frames(beside) if beside else None, language=context.language)
+    missing = None
+    if other and beside is None:
+        why = (
+            problems[0]
+            if problems
+            else context.say("{name} has no stacks to compare with.", name=choices.case_name(other))
+        )
+        missing = notice(context, "info", why)
+    passed = context.say("{n} lines were not stacks and were passed over.", n=stacks.num_passed_over)
+    return section(
+        context.say("Stacks"), missing, figure(context, drawn, name="icicle", height=520),
+        notice(context, "info", passed) if stacks.num_passed_over else None,
+    )  # fmt: skip
+
+
+def _trace_parts(context: Context, trace: Trace | None) -> Sequence[Child]:
+    if trace is None:
+        return ()
+    total = sum(operation.total for operation in trace.operations)
+    columns = [
+        Column(context.say("Operation")), Column(context.say("Calls"), right=True),
+        Column(context.say("Total"), right=True), Column(context.say("Mean"), right=True),
+        Column(context.say("Share"), right=True),
+    ]  # fmt: skip
+    rows: list[list[Cell]] = [
+        [
+            operation.name, f"{operation.calls:,}", quantity(operation.total, "s"),
+            quantity(operation.total / operation.calls, "s"), f"{operation.total / total:.1%}" if total else "–",
+        ]
+        for operation in trace.operations[:OPERATIONS]
+    ]  # fmt: skip
+    caption = context.say("{shown} of {total} operations", shown=len(rows), total=len(trace.operations))
+    spans = [Span(slot.lane, slot.name, slot.start, slot.end) for slot in trace.slots]
+    drawn = timeline(spans, language=context.language)
+    shown = context.say("{shown} of {total} calls are drawn, the longest.", shown=len(spans), total=trace.num_slots)
+    return (
+        section(context.say("Operations"), data_table(context, columns, rows, caption=caption)),
+        section(context.say("Timeline"), figure(context, drawn, name="timeline", height=420), html.P(shown)),
+    )
