@@ -1,11 +1,11 @@
 """Comparisons of what the store holds: B against A with an interval, a verdict, and the quality beside it. Torch-free.
 
     rows = compare_within(store, store.find_run("latest"))        # every variant against its reference, paired by block
-    rows = compare_sides(open_side(store, "latest~1"), open_side(store, "latest"))  # two runs, not interleaved
+    rows = compare_pairs([(measured_cases(store, a)[0], measured_cases(store, b)[0])], metrics=["tps"])  # of two runs
 
 Within a run, and between the runs of one session, the arms shared their blocks, so differences are paired and drift
 cancels. Other runs share nothing: their comparison treats blocks as independent, and what changed on the machine in
-between is in the ratio.
+between is in the ratio. Which runs are meant is read by `harness.sides`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.core import SOLO_BLOCK, Better, Variant, VerdictName, Workload, one_of
-from harness.registry import METRICS, WORKLOADS, resolve_variant, workload_label
+from harness.core import SOLO_BLOCK, Better, VerdictName, Workload
+from harness.registry import METRICS, WORKLOADS, workload_label
 from harness.schema import RunRow
 from harness.stats import (
     Estimate,
@@ -156,15 +156,6 @@ class Comparison:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One side of `harness compare A B`: a run, and a variant of it where one is named (`RUN/kv=prealloc`)."""
-
-    run: RunRow
-    variant: str | None = None
-    cases: Sequence[Measured] = field(default=())
-
-
 def _ratio(reference: float | None, candidate: float | None) -> float | None:
     return candidate / reference if reference and candidate is not None else None
 
@@ -295,29 +286,6 @@ def compare_within(
     return compare_pairs(pairs, metrics=metrics, margin=margin, confidence=confidence)
 
 
-def compare_sides(
-    a: Side,
-    b: Side,
-    *,
-    metrics: Iterable[str] | None = None,
-    margin: float | MarginOf = DEFAULT_MARGIN,
-    confidence: float | ConfidenceOf = CONFIDENCE,
-) -> list[Comparison]:
-    """B against A. Cases match by identity, or by model and workload where either side names a variant."""
-    by_variant = a.variant is not None or b.variant is not None
-
-    def key(case: Measured) -> tuple[str, ...]:
-        return (case.model, case.workload) if by_variant else (case.case_id,)
-
-    references: dict[tuple[str, ...], Measured] = {}  # of several variants the first, which is the run's own reference
-    for case in a.cases:
-        if a.variant is None or case.variant == a.variant:
-            references.setdefault(key(case), case)
-    candidates = [case for case in b.cases if b.variant is None or case.variant == b.variant]
-    pairs = [(references[key(case)], case) for case in candidates if key(case) in references]
-    return compare_pairs(pairs, metrics=metrics, margin=margin, confidence=confidence)
-
-
 def compare_pairs(
     pairs: Sequence[tuple[Measured, Measured]],
     *,
@@ -440,13 +408,10 @@ def _verdict(
     return Verdict("inconclusive", math.nan, None, "a single value on each side has no interval")
 
 
-def open_side(store: Store, text: str) -> Side:
-    """Read `RUN` or `RUN/VARIANT`; RUN as `Store.find_run` takes it. Raises UsageError naming what is unknown."""
-    reference, _, variant = text.partition("/")
-    run = store.find_run(reference)
-    cases = measured_cases(store, run.run_id)
-    if not variant:
-        return Side(run, None, cases)
-    canonical = str(resolve_variant(Variant.parse(variant)))
-    one_of(f"variant of run {run.run_id}", canonical, sorted({case.variant for case in cases}))
-    return Side(run, canonical, cases)
+def __getattr__(name: str) -> Any:
+    """NOTE: `Side`, `open_side`, `compare_sides` moved to `harness.sides`; here, too, until every caller has."""
+    if name in ("Side", "compare_sides", "open_side"):
+        from harness import sides
+
+        return getattr(sides, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

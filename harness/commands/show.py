@@ -10,21 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from harness import registry
-from harness.calibration import load_noise, margin_for
 from harness.cli import EXIT_INCONCLUSIVE, EXIT_NOTHING, EXIT_OK, EXIT_REGRESSED
 from harness.commands.terminal import name_problems, open_store, print_table, warn
-from harness.compare import (
-    DEFAULT_MARGIN,
-    Comparison,
-    MarginOf,
-    Measured,
-    compare_sides,
-    compare_within,
-    measured_cases,
-    open_side,
-)
+from harness.compare import DEFAULT_MARGIN, Comparison, compare_within, measured_cases
 from harness.core import UsageError, one_of
 from harness.schema import RunRow
+from harness.sides import calibrated_margin, compare_sides, open_side
 from harness.store import Store
 from harness.tables import Column, Table, comparison_table, quantity, render, run_table, to_json
 
@@ -43,7 +34,7 @@ def print_run(store: Store, run: RunRow, arguments: argparse.Namespace, *, margi
     registry.load_all(arguments.plugin)
     suite = registry.SUITES.get(run.suite)
     used = margin if margin is not None else (suite.margin if suite else DEFAULT_MARGIN)
-    margin_of = _calibrated(store, run, used)
+    margin_of = calibrated_margin(store, run, used)
     cases = measured_cases(store, run.run_id)
     comparisons = compare_within(store, run, margin=margin_of)
     name_problems(store)
@@ -67,19 +58,6 @@ def print_run(store: Store, run: RunRow, arguments: argparse.Namespace, *, margi
         print_table(table, arguments)
     measured = any(case.series for case in cases if case.status in ("ok", "not_steady"))
     return EXIT_OK if measured else EXIT_NOTHING
-
-
-def _calibrated(store: Store, run: RunRow, policy: float) -> MarginOf:
-    """The margin of each case: the policy's, or the noise floor of its family where this machine's is wider."""
-    found = load_noise(store, run.fingerprint)
-    calibration = None if found is None or found.from_other_machine() else found
-
-    def margin_of(case: Measured, metric: str) -> tuple[float, str]:
-        series = case.series.get(metric)
-        blocks = max(len(series.blocks), 2) if series is not None else 2
-        return margin_for(calibration, case.workload, case.model, metric, policy, blocks=blocks)
-
-    return margin_of
 
 
 def show_run(arguments: argparse.Namespace) -> int:
@@ -106,19 +84,28 @@ def compare_two(arguments: argparse.Namespace) -> int:
     store = open_store(arguments)
     a, b = open_side(store, arguments.a), open_side(store, arguments.b)
     margin = arguments.margin if arguments.margin is not None else DEFAULT_MARGIN
-    found = compare_sides(a, b, metrics=arguments.metric or None, margin=_calibrated(store, b.run, margin))
+    found = compare_sides(a, b, metrics=arguments.metric or None, margin=calibrated_margin(store, b.run, margin))
     name_problems(store)
     notes = [f"B over A; a verdict needs the interval beyond ±{margin:.1%}"]
-    if a.run.run_id != b.run.run_id:
-        notes.append("two runs, not interleaved: what changed on the machine in between is in the ratio")
-        if a.run.fingerprint != b.run.fingerprint:
-            notes.append("the two runs come from different machines or versions")
+    notes += _between(a.run, b.run)
     title = f"B = {arguments.b} ({b.run.run_id}) against A = {arguments.a} ({a.run.run_id})"
     if not found:
         warn("the two sides have no case in common")
         return EXIT_NOTHING
     print_table(comparison_table(found, title, notes), arguments)
     return _strict(found) if arguments.strict else EXIT_OK
+
+
+def _between(a: RunRow, b: RunRow) -> list[str]:
+    """What a reader must know of two runs before the numbers."""
+    if a.run_id == b.run_id:
+        return []
+    if a.session and a.session == b.session:
+        return ["two runs of one session, interleaved: differences are paired by block"]
+    notes = ["two runs, not interleaved: what changed on the machine in between is in the ratio"]
+    if a.fingerprint != b.fingerprint:
+        notes.append("the two runs come from different machines or versions")
+    return notes
 
 
 def _strict(found: Sequence[Comparison]) -> int:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from harness import registry
-from harness.compare import compare_sides, open_side
 from harness.core import Gate, Grid, Sampling, Suite, Workload
 from harness.gates import GateRow, confirmed, evaluate, exit_code, red
 from harness.noise import NoiseModel
 from harness.plan import Plan, make_plan
 from harness.sequential import Looks
+from harness.sides import compare_sides, open_side
 from harness.simulation import GateRule, ScriptedMachine, block_differences, judge, simulate
 from harness.store import Store
 from tests.commandline import ROOT, finish, new_store, start

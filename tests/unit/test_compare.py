@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from harness import registry
-from harness.compare import Comparison, compare_sides, compare_within, measured_cases, open_side
+from harness.compare import Comparison, compare_within, measured_cases
 from harness.core import UsageError
+from harness.sides import compare_sides, open_side
 from harness.store import Store
 from harness.tables import to_json
 from tests.synthetic import Arm, store_run

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from harness import registry
-from harness.compare import compare_sides, measured_cases, open_side
+from harness.compare import measured_cases
 from harness.core import SOLO_BLOCK, Case, UsageError, Variant, Workload
 from harness.importing import import_report, read_report
 from harness.machine import inspect_machine
+from harness.sides import compare_sides, open_side
 from harness.store import Store
 from tests.reports import SHA, benchmark, optimum, pytest_benchmark, written
 

@@ -13,11 +13,12 @@ import pytest
 from harness import registry
 from harness import runner as runner_module
 from harness.case_state import Side, new_states
-from harness.compare import block_difference, compare_sides, open_side
+from harness.compare import block_difference
 from harness.core import Case
 from harness.runner import Runner
 from harness.schedule import adaptive, fixed
 from harness.sequential import Looks
+from harness.sides import compare_sides, open_side
 from harness.stats import Estimate
 from harness.store import RunRow
 from tests.scripted_worker import DECODE, PREFILL, Lab, Stub, asked_for, plain, play

@@ -14,7 +14,7 @@ from scipy import stats as scipy_stats
 
 from harness import registry
 from harness.aa_blocks import blocks_from_store, synthetic_blocks
-from harness.compare import Comparison, compare_sides, location, open_side
+from harness.compare import Comparison, location
 from harness.core import Case, Gate, Grid, Sampling, Suite, Workload
 from harness.gates import evaluate, exit_code
 from harness.noise import NoiseModel, Values, fit_noise, pair_differences
@@ -22,6 +22,7 @@ from harness.plan import Plan, make_plan
 from harness.process import WorkerDied
 from harness.schedule import adaptive, order_of, turns_of
 from harness.sequential import Looks
+from harness.sides import compare_sides, open_side
 from harness.simulation import (
     GateRule,
     ScriptedMachine,
