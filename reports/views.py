@@ -19,21 +19,12 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from harness import registry
-from harness.calibration import NoiseCalibration, load_noise, margin_for
+from harness.calibration import NoiseCalibration, load_noise
 from harness.catalog import Problem
-from harness.compare import (
-    DEFAULT_MARGIN,
-    Comparison,
-    MarginOf,
-    Measured,
-    Side,
-    compare_sides,
-    compare_within,
-    measured_cases,
-    open_side,
-)
+from harness.compare import DEFAULT_MARGIN, Comparison, Measured, compare_within, measured_cases
 from harness.core import VerdictName, one_of
 from harness.schema import RunRow
+from harness.sides import Side, calibrated_margin, compare_sides, open_side
 from harness.store import Store
 from harness.tables import QUALITY, run_table
 from reports.language import Language, say
@@ -219,7 +210,7 @@ def comparison_view(
         one_of("metric", name, list(registry.METRICS))
     first, second = open_side(store, a), open_side(store, b)
     policy = DEFAULT_MARGIN if margin is None else margin
-    margin_of = calibrated_margin(load_noise(store, second.run.fingerprint), policy)
+    margin_of = calibrated_margin(store, second.run, policy)
     comparisons = compare_sides(first, second, metrics=metrics or None, margin=margin_of)
     headline = [c for c in comparisons if metrics or c.metric in (c.candidate.headline, "status")]
     compared_a = {(c.reference.run_id, c.reference.case_id) for c in comparisons}
@@ -252,7 +243,7 @@ def run_view(store: Store, run: str | RunRow, *, margin: float | None = None) ->
     policy = margin if margin is not None else (suite.margin if suite else DEFAULT_MARGIN)
     noise = load_noise(store, row.fingerprint)
     cases = measured_cases(store, row.run_id)
-    comparisons = compare_within(store, row, margin=calibrated_margin(noise, policy))
+    comparisons = compare_within(store, row, margin=calibrated_margin(store, row, policy))
     headline = [c for c in comparisons if c.metric in (c.candidate.headline, "status")]
     records = {record["case_id"]: record for record in run_table(cases, comparisons, "", []).records}
     quality, versus = _quality_by_case(cases), {c.candidate.case_id: c for c in headline}
@@ -278,18 +269,6 @@ def run_view(store: Store, run: str | RunRow, *, margin: float | None = None) ->
         noise,
         tuple(store.problems),
     )
-
-
-def calibrated_margin(noise: NoiseCalibration | None, policy: float) -> MarginOf:
-    """The margin of each case: the policy's, or the noise floor of its family where this machine's is wider."""
-    known = None if noise is None or noise.from_other_machine() else noise
-
-    def margin_of(case: Measured, metric: str) -> tuple[float, str]:
-        series = case.series.get(metric)
-        blocks = max(len(series.blocks), 2) if series is not None else 2
-        return margin_for(known, case.workload, case.model, metric, policy, blocks=blocks)
-
-    return margin_of
 
 
 def verdict_sentence(headline: Sequence[Comparison], language: Language = "en") -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from harness.compare import Comparison
 from harness.schema import RunRow
-from reports.figures.numbers import ratio_text
+from reports.figures.numbers import ratio_text, scale_for
 from reports.language import Language, say
 
 _LARGE = math.log(1.6)  # from here on a ratio is easier to read than a percentage
@@ -31,6 +31,14 @@ def signed_percent(value: float) -> str:
     if not math.isfinite(value):
         return "+∞" if value > 0 else "-"
     return f"{0.0 if abs(value) < 5e-5 else value:+.{2 if abs(value) < 0.00995 else 1}%}"
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it, down to nanoseconds: `6.5 µs`."""
+    if not math.isfinite(seconds):
+        return "-"
+    scale = scale_for([seconds], "s")
+    return f"{seconds / scale.factor:.3g} {scale.unit}"
 
 
 def ratio_of(comparison: Comparison) -> float | None:
