@@ -118,6 +118,27 @@ def _add_verdict_verbs(verbs: Any) -> None:
     _selection(calibrate)
 
 
+def _add_reading_verbs(verbs: Any) -> None:
+    """Those that present what is stored: report, and a made-up store to try them on."""
+    report = verbs.add_parser("report", help="what the store holds as Markdown, one HTML file or JSON")
+    report.add_argument(
+        "kind", nargs="?", metavar="KIND", help="run, comparison, gate, final... or a RUN (default: latest)"
+    )
+    report.add_argument("refs", nargs="*", metavar="REF", help="what the report is about: runs, sides")
+    report.add_argument("--compare", nargs=2, metavar=("A", "B"), help="the same as: comparison A B")
+    report.add_argument("-o", "--output", choices=("md", "html", "json"), default="md", help="format (default: md)")
+    report.add_argument("--to", metavar="DIR", help="write files into this folder, pictures too, instead of printing")
+    report.add_argument("--language", choices=("en", "zh"), default="en", help="language of the text (default: en)")
+    report.add_argument("--store", default="results", metavar="DIR", help="folder of the results (default: results)")
+
+    sample = verbs.add_parser("sample-store", help="write a made-up store to try reports and the dashboard on")
+    sample.add_argument("folder", metavar="DIR", help="a new or an empty folder")
+    sample.add_argument(
+        "--samples", type=at_least_one, default=100_000, metavar="N", help="about how many samples (default: 100000)"
+    )
+    sample.add_argument("--seed", type=int, default=0, metavar="N", help="of all numbers (default: 0)")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line; its flags are frozen by a test."""
     parser = _Parser(prog="harness", description="Measure what a change really does to speed, memory and quality.")
@@ -143,10 +164,10 @@ def build_parser() -> argparse.ArgumentParser:
     show.add_argument("run", nargs="?", metavar="RUN", help="run id, its beginning, a suite, latest, latest~1")
     show.add_argument("--margin", type=float, default=None, metavar="M", help="relative margin (default: the suite's)")
 
-    compare = verbs.add_parser("compare", help="B against A: two runs, or two variants of runs")
+    compare = verbs.add_parser("compare", help="B against A: runs, commits, tags, machines, or variants of them")
     _common(compare)
-    compare.add_argument("a", metavar="A", help="RUN or RUN/VARIANT, for example latest/kv=cat")
-    compare.add_argument("b", metavar="B", help="RUN or RUN/VARIANT")
+    compare.add_argument("a", metavar="A", help="RUN, commit:REV, tag:NAME, machine:ID[@SUITE]; /VARIANT")
+    compare.add_argument("b", metavar="B", help="likewise, for example latest/kv=prealloc")
     compare.add_argument("--metric", action="append", default=[], metavar="NAME", help="only these metrics")
     compare.add_argument("--margin", type=float, default=None, metavar="M", help="relative margin (default: 0.01)")
     compare.add_argument(
@@ -163,6 +184,8 @@ def build_parser() -> argparse.ArgumentParser:
     _common(doctor, device=True)
 
     _add_verdict_verbs(verbs)
+
+    _add_reading_verbs(verbs)
 
     store = verbs.add_parser("store", help="look after the results")
     _common(store)

@@ -406,12 +406,3 @@ def _verdict(
         improved = (b.median > a.median) == (better == "higher")
         return Verdict("improved" if improved else "regressed", math.nan, None, "exact values")
     return Verdict("inconclusive", math.nan, None, "a single value on each side has no interval")
-
-
-def __getattr__(name: str) -> Any:
-    """NOTE: `Side`, `open_side`, `compare_sides` moved to `harness.sides`; here, too, until every caller has."""
-    if name in ("Side", "compare_sides", "open_side"):
-        from harness import sides
-
-        return getattr(sides, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

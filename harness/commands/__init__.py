@@ -22,11 +22,14 @@ VERBS: Mapping[str, str] = {
     "import": "importing:import_verb",
     "calibrate": "calibrate:calibrate_verb",
     "store": "store:store_care",
+    "sample-store": "sample:sample_verb",
+    "report": "reports.command:report_verb",  # by text: what is above the harness is not imported by it
 }
 
 
 def find_verb(name: str) -> Callable[[argparse.Namespace], int]:
     """The function of a verb, its module imported."""
     module, _, function = VERBS[name].partition(":")
-    found: Callable[[argparse.Namespace], int] = getattr(importlib.import_module(f"{__name__}.{module}"), function)
+    place = module if "." in module else f"{__name__}.{module}"
+    found: Callable[[argparse.Namespace], int] = getattr(importlib.import_module(place), function)
     return found

@@ -52,6 +52,16 @@ VERBS: dict[str, dict[str, str]] = {
     "baseline": {**COMMON, "action": "None of set|list|prune", "name": "None ?", "run": "None ?", "--keep": "None"},
     "import": {**COMMON, "file": "None", "--suite": "None"},
     "calibrate": {**COMMON, **DEVICE, **SELECTION, "suite": "None ?", "--noise": "flag", "--inject": "'1,2,3,5'"},
+    "report": {
+        "kind": "None ?",
+        "refs": "None *",
+        "--compare": "None 2",
+        "-o/--output": "'md' of md|html|json",
+        "--to": "None",
+        "--language": "'en' of en|zh",
+        "--store": "'results'",
+    },
+    "sample-store": {"folder": "None", "--samples": "100000", "--seed": "0"},
     "store": {**COMMON, "action": "None of compact|check"},
 }
 
