@@ -27,6 +27,7 @@ from dashboard.inputs import multi, segmented, select, slider, switch, text_box
 from harness.core import VerdictName
 from harness.tables import GLYPHS
 from reports.language import verdict_word
+from reports.wording import signed_percent
 
 __all__ = [
     "Cell", "Child", "Column", "Kind", "Machine", "bound", "controls", "copy_button", "data_table", "empty", "figure",
@@ -205,7 +206,7 @@ def ratio(
     if value is None:
         return html.Span("–", className="ratio", title=context.say("no ratio"))
     text = f"{value:.3f}" if low is None or high is None else f"{value:.3f} [{bound(low)}, {bound(high)}]"
-    percent = f"{value - 1:+.1%}" if 0.01 < value < 100 else ""
+    percent = signed_percent(value - 1) if 0.01 < value < 100 else ""
     marked = f" verdict-{name}" if name in ("improved", "regressed") else ""
     return html.Span([text, " ", html.Small(percent)], className=f"ratio{marked}")
 

@@ -102,6 +102,40 @@ def text_box(context: Context, name: str, label: str, value: str, *, placeholder
     return drawn
 
 
+def side_box(
+    context: Context,
+    name: str,
+    label: str,
+    offered: Sequence[tuple[str, Sequence[str]]],
+    value: str,
+    *,
+    placeholder: str = "",
+) -> Component:
+    """A side of a comparison: any text of that grammar, or one of those on offer, in groups; each is offered once."""
+    seen: set[str] = set()
+    groups = []
+    for heading, texts in offered:
+        items = [text for text in texts if text not in seen]
+        seen.update(items)
+        if items:
+            groups.append({"group": heading, "items": items})
+    drawn: Component = dmc.Autocomplete(
+        id=_state_id(name),
+        label=label,
+        data=groups,
+        value=value,
+        placeholder=placeholder,
+        debounce=True,
+        size="xs",
+        className="control control-wide",
+        maxDropdownHeight=360,
+        limit=200,
+        clearable=True,
+        comboboxProps={"position": "bottom-start"},
+    )
+    return drawn
+
+
 def slider(context: Context, name: str, label: str, low: float, high: float, value: float, *, step: float) -> Component:
     """A number on a scale; it counts when let go."""
     caption = f"label-{name}"

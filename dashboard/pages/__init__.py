@@ -11,6 +11,7 @@
     def layout(context: Context, state: State) -> Component: ...
     def export(context: Context, state: State, form: str) -> str: ...   # optional, with EXPORTS = ("csv", "md"):
                                          # served as /export<PATH>.<form>?<state>
+    def register(app: Dash, source: Source) -> None: ...                # optional: callbacks of its own
 
 A layout may raise UsageError (a filter that cannot be read, a run that does not exist): the shell shows its text as a
 designed message above the page's frame. Other exceptions are faults.

@@ -1,0 +1,182 @@
+"""The Dash app: every page is drawn on the server from the store and the address, by one callback.
+
+    app = build_app(Path("results"))
+    app.server.test_client().get("/").status_code      # 200; `python -m dashboard` serves it
+
+Other callbacks run in the browser (assets/shell.js): controls write the address, figures take the scheme's colours.
+Everything is served from here and read-only; see dashboard.security for who may read it. It refuses nothing: a folder
+without a store gets a page that says so.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dash_mantine_components as dmc
+from dash import ALL, MATCH, Dash, Input, Output, State, dcc, html, no_update, set_props
+from dash.development.base_component import Component
+from dash.exceptions import PreventUpdate
+from flask import Response, abort, request
+
+from dashboard import shell, theme, url
+from dashboard.browser import in_browser
+from dashboard.components import notice
+from dashboard.context import Context, shell_state
+from dashboard.security import protect
+from dashboard.source import Source
+from harness.core import HarnessError
+from reports.language import say
+
+QUIET_MS, BUSY_MS = 30_000, 5_000  # between looks at the store: while nothing is measured, and while a run goes on
+_MIME = {"csv": "text/csv", "md": "text/markdown", "json": "application/json"}
+
+
+def build_app(store_path: Path, *, write: bool = False, token: str | None = None) -> Dash:
+    """The app on a store. `token`: what a reader must bring; None answers this machine only.
+
+    `write`: whether remarks may be added to the store's annotations; nothing else is ever written.
+    """
+    source = Source(store_path, write=write)
+    pages = shell.found_pages()
+    app = Dash(
+        "dashboard",
+        assets_folder=str(Path(__file__).parent / "assets"),
+        title=shell.PRODUCT,
+        update_title="",
+        suppress_callback_exceptions=True,
+        on_error=_fault,
+        add_log_handler=False,
+        include_pages_meta=False,
+    )
+    app.layout = lambda: _layout(source)
+    _register_in_browser(app)
+    _register_on_server(app, source, pages)
+    for page in pages:
+        if page.register is not None:
+            page.register(app, source)
+    _serve_exports(app, source, pages)
+    protect(app.server, script_hashes=app.csp_hashes(), token=token)
+    return app
+
+
+def _layout(source: Source) -> Component:
+    """The page that is sent first: the frame, empty, and what the callbacks hold."""
+    held = [
+        dcc.Location(id="url", refresh=False),
+        dcc.Store(id="generation", data=source.generation()),
+        dcc.Store(id="now"),
+        dcc.Store(id="shown"),
+        dcc.Store(id="templates", data=theme.templates()),
+        dcc.Store(id="seen-pulse"),
+        dcc.Interval(id="pulse", interval=QUIET_MS),
+    ]
+    provider: Component = dmc.MantineProvider(
+        [*held, shell.frame()], id="provider", theme=theme.mantine(), defaultColorScheme="auto"
+    )
+    return html.Div(provider)
+
+
+def _register_in_browser(app: Dash) -> None:
+    in_browser(
+        app,
+        "state",
+        Output("url", "search"),
+        Input({"type": "state", "name": ALL}, "value"),
+        Input({"type": "switch", "name": ALL}, "checked"),
+        Input({"type": "drawer", "name": ALL}, "opened"),
+        State("now", "data"),
+        prevent_initial_call=True,
+    )
+    in_browser(app, "scheme", Output("provider", "forceColorScheme"), Output("shown", "data"), Input("url", "search"))
+    in_browser(
+        app,
+        "figure",
+        Output({"type": "figure", "name": MATCH}, "figure"),
+        Input({"type": "figure-data", "name": MATCH}, "data"),
+        Input("shown", "data"),
+        State("templates", "data"),
+    )
+    in_browser(app, "arrived", Output("live", "children"), Input("now", "data"), prevent_initial_call=True)
+    in_browser(app, "pulse", Output("seen-pulse", "data"), Input("pulse", "n_intervals"), prevent_initial_call=True)
+
+
+def _register_on_server(app: Dash, source: Source, pages: tuple[shell.Page, ...]) -> None:
+    @app.callback(
+        Output("top", "children"),
+        Output("nav", "children"),
+        Output("page", "children"),
+        Output("now", "data"),
+        Input("url", "pathname"),
+        Input("url", "search"),
+        Input("generation", "data"),
+        State("now", "data"),
+    )
+    def draw(pathname: str, search: str, generation: str, before: Mapping[str, Any] | None) -> tuple[Any, ...]:
+        drawn = shell.draw(source, pages, pathname, search or "")
+        same = before is not None and _frame_key(before) == _frame_key(drawn.now)
+        top, nav = (no_update, no_update) if same else (drawn.top, drawn.nav)  # a filter half typed is left alone
+        return top, nav, drawn.content, drawn.now
+
+    @app.callback(
+        Output("generation", "data"),
+        Output("stamp", "children"),
+        Output("running", "children"),
+        Output("pulse", "interval"),
+        Input("seen-pulse", "data"),
+        State("url", "search"),
+        State("generation", "data"),
+        State("pulse", "interval"),
+    )
+    def look(seen: int | None, search: str, before: str, interval: int) -> tuple[Any, ...]:
+        generation = source.generation()
+        if seen is not None and generation == before and interval == QUIET_MS:
+            raise PreventUpdate
+        stamp = source.stamp()
+        running = stamp.running if stamp else ()
+        return (
+            no_update if generation == before else generation,
+            shell.stamp_text(search or "", stamp),
+            shell.progress(search or "", running),
+            BUSY_MS if running else QUIET_MS,
+        )
+
+
+def _frame_key(now: Mapping[str, Any]) -> tuple[Any, ...]:
+    values = now["values"]
+    return now["path"], values["lang"], values["scheme"], values.get("filter")
+
+
+def _serve_exports(app: Dash, source: Source, pages: tuple[shell.Page, ...]) -> None:
+    """`/export/<page>.<form>?<state>`: what a page shows as a file."""
+    by_path = {page.path: page for page in pages if page.export is not None}
+
+    def export(name: str, form: str) -> Response:
+        page = by_path.get(f"/{name}")
+        if page is None or page.export is None or form not in page.forms:
+            abort(404)
+        search = request.query_string.decode("utf-8", errors="replace")
+        language, scheme = shell_state(search)
+        state: Any = url.parse(page.state_type, search, language)[0]
+        try:
+            query, store = source.open()
+            text = page.export(Context(query, store, language, scheme, search, page.path), state, form)
+        except HarnessError as error:
+            return Response(f"{error}\n", status=400, mimetype="text/plain")
+        answer = Response(text, mimetype=_MIME[form])
+        answer.headers["Content-Disposition"] = f'attachment; filename="{name}.{form}"'
+        return answer
+
+    app.server.add_url_rule("/export/<name>.<form>", "export", export)
+
+
+def _fault(error: Exception) -> None:
+    """A mistake of ours in a callback: told on the page and, in full, where the dashboard was started."""
+    traceback.print_exception(error, file=sys.stderr)
+    language, scheme = shell_state("")
+    words = say(language, "A fault of the dashboard: this page could not be drawn. The terminal has the details.")
+    query: Any = None
+    set_props("page", {"children": notice(Context(query, None, language, scheme), "error", words)})

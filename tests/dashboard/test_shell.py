@@ -1,0 +1,153 @@
+"""The frame around the pages: what every address comes to, who may read it, and what a browser is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dashboard import shell
+from dashboard.__main__ import main
+from dashboard.app import build_app
+from dashboard.source import Source
+
+ROOT = Path(__file__).resolve().parents[2]
+REFERENCE = ROOT / "results" / "reference"
+
+
+def words(component: object) -> str:
+    """All text of a component, as JSON: what a browser is given to show."""
+    return json.dumps(component, default=lambda value: value.to_plotly_json(), ensure_ascii=False)
+
+
+def test_every_page_is_in_the_navigation_in_its_order_and_the_page_shown_is_marked() -> None:
+    pages = shell.found_pages()
+    drawn = shell.draw(Source(REFERENCE), pages, "/runs", "")
+    nav = words(drawn.nav)
+    assert nav.index('"/runs"') < nav.index('"/compare"') < nav.index('"/help"')
+    assert '"nav-link here"' in nav
+    assert drawn.now["path"] == "/runs"
+    assert drawn.now["title"] == "Runs · minimind-bench"
+
+
+def test_a_link_of_the_navigation_keeps_language_and_colours() -> None:
+    drawn = shell.draw(Source(REFERENCE), shell.found_pages(), "/runs", "?lang=zh&scheme=dark&suite=norm")
+    assert '"/compare?lang=zh&scheme=dark"' in words(drawn.nav)
+    assert drawn.now["language"] == "zh-Hans"
+
+
+def test_no_store_is_a_page_with_the_command_that_makes_one(tmp_path: Path) -> None:
+    drawn = shell.draw(Source(tmp_path / "none"), shell.found_pages(), "/compare", "?b=latest")
+    text = words(drawn.content)
+    assert "There are no results here yet" in text
+    assert f"python -m harness run quickstart --store {tmp_path / 'none'}" in text
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/../../etc/passwd", "/export", "//elsewhere"])
+def test_an_address_without_a_page_says_so(path: str) -> None:
+    drawn = shell.draw(Source(REFERENCE), shell.found_pages(), path, "")
+    assert "There is no page at" in words(drawn.content)
+
+
+def test_nonsense_in_the_address_is_told_and_the_page_stands() -> None:
+    drawn = shell.draw(Source(REFERENCE), shell.found_pages(), "/runs", "?sort=;DROP TABLE runs&colour=red")
+    text = words(drawn.content)
+    assert "';DROP TABLE runs' is not a value of sort" in text
+    assert "This page has no setting 'colour'" in text
+    assert "7 runs" in text
+
+
+def test_a_filter_that_cannot_be_read_is_a_message_with_a_way_back() -> None:
+    drawn = shell.draw(Source(REFERENCE), shell.found_pages(), "/runs", "?filter=nonsens")
+    text = words(drawn.content)
+    assert "This cannot be shown." in text
+    assert "Show the page without these settings" in text
+
+
+def test_the_filter_box_stands_only_where_a_page_reads_it() -> None:
+    pages = shell.found_pages()
+    source = Source(REFERENCE)
+    assert '"name": "filter"' in words(shell.draw(source, pages, "/runs", "").top)
+    assert '"name": "filter"' not in words(shell.draw(source, pages, "/compare", "").top)
+
+
+def test_the_stamp_counts_runs_and_says_until_when() -> None:
+    text = shell.stamp_text("", Source(REFERENCE).stamp())
+    assert text.startswith("7 runs, complete as of 2026-11-22 ")
+    assert shell.stamp_text("?lang=zh", None) == "没有结果库"
+
+
+def test_only_this_machine_is_answered_without_a_token() -> None:
+    client = build_app(REFERENCE).server.test_client()
+    assert client.get("/", headers={"Host": "127.0.0.1:8050"}).status_code == 200
+    assert client.get("/", headers={"Host": "localhost:8050"}).status_code == 200
+    assert client.get("/", headers={"Host": "[::1]:8050"}).status_code == 200
+    refused = client.get("/", headers={"Host": "evil.example:8050"})
+    assert refused.status_code == 403
+    assert "only on this machine" in refused.text
+
+
+def test_a_token_is_asked_of_every_request_and_leaves_the_address() -> None:
+    token = "a-token-of-some-length"
+    client = build_app(REFERENCE, token=token).server.test_client()
+    for path in ("/", "/_dash-layout", "/_dash-dependencies", "/export/runs.csv", "/assets/shell.css"):
+        assert client.get(path).status_code == 401, path
+    assert client.get("/?token=wrong").status_code == 401
+    assert client.get("/", headers={"Authorization": f"Bearer {token}"}).status_code == 200
+    hostile = {"PATH_INFO": "//elsewhere.example/", "QUERY_STRING": f"token={token}&b=latest"}
+    answer = client.get("/", environ_overrides=hostile)
+    assert answer.status_code == 302
+    assert answer.headers["Location"].startswith("/elsewhere.example/?b=latest")
+    assert "HttpOnly" in answer.headers["Set-Cookie"] and "SameSite=Strict" in answer.headers["Set-Cookie"]
+    assert client.get("/").status_code == 200  # the cookie is enough from here on
+
+
+def test_scripts_come_from_here_only_and_inline_ones_are_named_by_hash() -> None:
+    answer = build_app(REFERENCE).server.test_client().get("/")
+    rules = dict(part.strip().split(" ", 1) for part in answer.headers["Content-Security-Policy"].split(";"))
+    assert rules["default-src"] == "'self'"
+    assert rules["script-src"].startswith("'self' 'sha256-")
+    assert "unsafe" not in rules["script-src"]
+    assert rules["frame-ancestors"] == "'none'"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert "http://" not in answer.text and "https://" not in answer.text
+
+
+def test_exports_are_answered_by_pages_that_have_them_and_nothing_else() -> None:
+    client = build_app(REFERENCE).server.test_client()
+    answer = client.get("/export/runs.csv?suite=norm")
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="runs.csv"'
+    assert answer.text.splitlines()[0].startswith("run_id,started_at")
+    assert len(answer.text.splitlines()) == 2
+    assert client.get("/export/runs.exe").status_code == 404
+    assert "root:" not in client.get("/export/..%2f..%2fetc%2fpasswd.csv").text
+    wrong = client.get("/export/compare.md?a=nonsense&b=latest")
+    assert wrong.status_code == 400
+    assert wrong.text.startswith("no run 'nonsense'")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--host", "0.0.0.0"], "opens the dashboard to other machines; give a --token too"),
+        (["--host", "0.0.0.0", "--token", "short"], "a token needs 16 characters or more"),
+        (["--port", "70000"], "port 70000 does not exist"),
+    ],
+)
+def test_what_would_open_it_by_mistake_is_refused(
+    options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(options) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    import socket
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert main(["--store", str(REFERENCE), "--port", str(port)]) == 2
+    assert f"{port}" in capsys.readouterr().err
