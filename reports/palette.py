@@ -61,9 +61,10 @@ VERDICT: dict[Judged, Style] = {
 }
 
 # Okabe and Ito's green, purple, sky blue, yellow, orange and black, without the two that mean better and worse.
-ENTITY_COLOURS = ("#00946b", "#b8629a", "#3a8fc4", "#8f7d00", "#b07800", "#7d6fb8")
+ENTITY_COLOURS = ("#00946b", "#b8629a", "#b07800", "#3a8fc4", "#74891a", "#7d6fb8")
 ENTITY_SYMBOLS = ("circle", "square", "diamond", "cross", "star", "hexagon")
 ENTITY_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+SERIES = "#7d6fb8"  # the line of a figure that has only one
 REFERENCE_STYLE = Style(NEUTRAL, "diamond-open", "solid")
 AREA_PATTERNS = ("", "/", "x")
 SEQUENTIAL = ((0.0, "#f7e3a1"), (0.5, "#cf7fa6"), (1.0, "#4b2a6b"))  # pale is little, dark is much

@@ -34,9 +34,14 @@ def assemble(
     summary: str,
     columns: Sequence[str],
     rows: Sequence[Sequence[str]],
+    min_width: int = 320,
 ) -> Figure:
-    """The dict of a figure; title, summary, columns and rows are plain text (not escaped) for caption and table."""
-    meta = {"title": title, "summary": summary, "columns": list(columns), "rows": [list(row) for row in rows]}
+    """The dict of a figure; title, summary, columns and rows are plain text (not escaped) for caption and table.
+
+    min_width: pixels below which its texts would cover each other; a page scrolls it inside itself then.
+    """
+    meta: Figure = {"title": title, "summary": summary, "columns": list(columns), "rows": [list(row) for row in rows]}
+    meta["min_width"] = min_width
     margin = {"l": 12, "r": 12, "t": 12, "b": 12} | dict(layout.get("margin", {}))
     common = {"autosize": True, "hovermode": "closest", "showlegend": False}
     return {
@@ -137,6 +142,11 @@ def above_axis(text: str) -> Figure:
     return {**paper_note(safe(text, length=60), x=0, y=1, size=LABEL_SIZE), "yshift": 5}
 
 
+def below_axis(text: str) -> Figure:
+    """The heading of the horizontal axis, from the left edge on: centred below a short axis it would be cut off."""
+    return {**paper_note(safe(text, length=60), x=0, y=0, size=LABEL_SIZE), "yanchor": "top", "yshift": -20}
+
+
 def axis_title(text: str) -> Figure:
     """The heading of the horizontal axis."""
     return {"text": safe(text, length=80), "standoff": 8, "font": {"size": LABEL_SIZE}}
@@ -147,7 +157,7 @@ def rule(value: float, *, axis: str, dash: str = "solid", colour: str = palette.
     ends: Figure = {"x0": value, "x1": value, "y0": 0, "y1": 1, "xref": "x", "yref": "paper"}
     if axis == "y":
         ends = {"x0": 0, "x1": 1, "y0": value, "y1": value, "xref": "paper", "yref": "y"}
-    return {"type": "line", **ends, "layer": "below", "line": {"color": colour, "width": width, "dash": dash}}
+    return {"type": "line", **ends, "layer": "between", "line": {"color": colour, "width": width, "dash": dash}}
 
 
 def legend_on_top() -> Figure:
@@ -160,7 +170,12 @@ def legend_on_top() -> Figure:
         "y": 1,
         "xanchor": "left",
         "yanchor": "top",
-        "itemsizing": "constant",
+        "traceorder": "normal",
+        "maxheight": 0.6,
+        # A frame that is not seen: it keeps the heading of the vertical axis, right below, out of the legend.
+        "borderwidth": 9,
+        "bordercolor": "rgba(0,0,0,0)",
+        "bgcolor": "rgba(0,0,0,0)",
         "font": {"size": LABEL_SIZE},
     }
 

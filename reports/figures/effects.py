@@ -2,18 +2,38 @@
 
     forest([Effect("decode(context=512)", 1.07, 1.05, 1.09, "improved", "higher")], limit=0.97)
 
-Each row has its label above its mark, so that long names cost no width on a small screen. Refuses nothing.
+Each row has its label above its mark, so that long names cost no width on a small screen. Beyond MAX_ROWS the smallest
+effects stand in the table only, and the summary says how many. Refuses nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
-from harness.core import Better
-from reports.figures.base import Figure, empty
-from reports.language import Language, say
+from harness.core import Better, VerdictName
+from reports import palette
+from reports.figures.base import Figure, assemble, empty, finite, hover, known, legend_on_top, safe, whiskers
+from reports.figures.numbers import (
+    better_text,
+    change_text,
+    headed,
+    measured,
+    number,
+    plain_axis,
+    ratio_axis,
+    ratio_range,
+    ratio_text,
+    scale_for,
+)
+from reports.figures.rowed import MAX_ROWS, row_layout, row_number, upright
+from reports.language import Language, say, verdict_word
 from reports.palette import Judged
+
+_MARK = 0.17  # of a row: where the mark lies below the row's middle
+_VERDICTS: tuple[VerdictName, ...] = get_args(VerdictName)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +82,312 @@ class LadderStep:
 
 def forest(effects: Sequence[Effect], *, limit: float | None = None, language: Language = "en") -> Figure:
     """Ratios with whiskers on a logarithmic axis, best first, a line at 1; limit: a gate's ratio, dashed."""
-    return empty(say(language, "Effects"), language=language)
+    title = say(language, "Effects")
+    columns = [
+        say(language, "case"),
+        say(language, "ratio [95%]"),
+        say(language, "relative change"),
+        say(language, "verdict"),
+        say(language, "note"),
+    ]
+    if not effects:
+        return empty(title, columns=columns, language=language)
+    ordered = sorted(effects, key=_goodness, reverse=True)
+    shown = _largest(ordered)
+    directions = {effect.better for effect in effects if effect.verdict != "reference"}
+    direction = better_text(next(iter(directions)), language) if len(directions) == 1 else ""
+    ratios = [effect.ratio for effect in shown if effect.ratio > 0]
+    bounds = [bound for effect in shown for bound in (effect.low, effect.high)]
+    ends = ratio_range([*ratios, *([] if limit is None else [limit])], bounds)
+    heading = say(language, "ratio to the baseline (log)")
+    heading = f"{heading}, {direction}" if direction else heading
+    layout = row_layout([effect.label for effect in shown], pixels=44, axis=ratio_axis(ends), heading=heading)
+    layout["annotations"] += [
+        row_number(ratio_text(effect.ratio, effect.low, effect.high), row + _MARK) for row, effect in enumerate(shown)
+    ]
+    rules = [upright(1.0, len(shown))]
+    if limit is not None and limit > 0:
+        rules.append(upright(limit, len(shown), dash="dash"))
+    layout |= {"legend": legend_on_top(), "showlegend": True}
+    rows = [
+        [
+            effect.label,
+            ratio_text(effect.ratio, effect.low, effect.high),
+            change_text(effect.ratio) if effect.ratio > 0 else "-",
+            f"{palette.VERDICT[effect.verdict].glyph} {_word(effect.verdict, language)}",
+            effect.note,
+        ]
+        for effect in ordered
+    ]
+    summary = _forest_sentence(ordered, len(shown), limit, language)
+    traces = [*rules, *_forest_traces(shown, ends, language)]
+    return assemble(traces, layout, title=title, summary=summary, columns=columns, rows=rows)
+
+
+def _goodness(effect: Effect) -> tuple[bool, float]:
+    """By size in the good direction; what has no ratio comes last."""
+    if not (effect.ratio > 0 and math.isfinite(effect.ratio)):
+        return False, 0.0
+    return True, -math.log(effect.ratio) if effect.better == "lower" else math.log(effect.ratio)
+
+
+def _largest(ordered: Sequence[Effect]) -> list[Effect]:
+    """At most MAX_ROWS, in their order: those with a verdict of change first, then by size."""
+    weight = [
+        (effect.verdict in ("improved", "regressed"), abs(_goodness(effect)[1]), -place)
+        for place, effect in enumerate(ordered)
+    ]
+    kept = sorted(range(len(ordered)), key=weight.__getitem__, reverse=True)[:MAX_ROWS]
+    return [ordered[place] for place in sorted(kept)]
+
+
+def _word(verdict: Judged, language: Language) -> str:
+    return say(language, "reference") if verdict == "reference" else verdict_word(language, verdict)
+
+
+def _forest_traces(shown: Sequence[Effect], ends: tuple[float, float], language: Language) -> list[Figure]:
+    """One trace per verdict, so that the legend explains each symbol and counts it."""
+    traces = []
+    for verdict, style in palette.VERDICT.items():
+        places = [row for row, effect in enumerate(shown) if effect.verdict == verdict and effect.ratio > 0]
+        if not places:
+            continue
+        ratios = [shown[row].ratio for row in places]
+        # An open interval goes on to the edge of the picture: a logarithmic axis has neither 0 nor infinity.
+        lows = [ends[0] if low is not None and low <= 0 else low for low in (shown[row].low for row in places)]
+        highs = [ends[1] if high == math.inf else high for high in (shown[row].high for row in places)]
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": safe(f"{_word(verdict, language)} ({len(places)})"),
+                "x": ratios,
+                "y": [row + _MARK for row in places],
+                "marker": {
+                    "color": style.colour,
+                    "symbol": style.symbol,
+                    "size": 11,
+                    "line": {"width": 1.5, "color": style.colour},
+                },
+                "error_x": whiskers(ratios, lows, highs) | {"color": style.colour},
+                "hoverinfo": "text",
+                "hovertext": [
+                    hover(
+                        effect.label,
+                        ratio_text(effect.ratio, effect.low, effect.high),
+                        f"{change_text(effect.ratio)} {style.glyph} {_word(verdict, language)}",
+                        effect.note,
+                    )
+                    for effect in (shown[row] for row in places)
+                ],
+            }
+        )
+    return traces
+
+
+def _forest_sentence(ordered: Sequence[Effect], num_shown: int, limit: float | None, language: Language) -> str:
+    judged = [effect for effect in ordered if effect.verdict != "reference"]
+    counts = [
+        f"{sum(effect.verdict == name for effect in judged)} {verdict_word(language, name)}"
+        for name in _VERDICTS
+        if any(effect.verdict == name for effect in judged)
+    ]
+    parts = [say(language, "{counts}; {n} in all.", n=len(judged), counts=", ".join(counts) or "-")]
+    measurable = [effect for effect in judged if _goodness(effect)[0]]
+    if measurable:
+        largest = max(measurable, key=lambda effect: abs(_goodness(effect)[1]))
+        parts.append(
+            say(
+                language,
+                "Largest change: {label} {change} ({ratio}, {verdict}).",
+                label=largest.label,
+                change=change_text(largest.ratio),
+                ratio=ratio_text(largest.ratio, largest.low, largest.high),
+                verdict=_word(largest.verdict, language),
+            )
+        )
+    if limit is not None:
+        parts.append(say(language, "Dashed: the limit {limit}.", limit=ratio_text(limit)))
+    if num_shown < len(ordered):
+        parts.append(say(language, "{n} more stand in the table.", n=len(ordered) - num_shown))
+    return " ".join(parts)
 
 
 def bars(pairs: Sequence[Pair], *, unit: str, language: Language = "en") -> Figure:
     """Two bars per case with their intervals, from zero; values in `unit` of the store (s, bytes, tokens/s)."""
-    return empty(say(language, "Both sides"), language=language)
+    title = say(language, "Both sides")
+    names = [_common([getattr(pair, side).name for pair in pairs], side.upper()) for side in ("a", "b")]
+    columns = [say(language, "case"), *names, f"{names[1]} / {names[0]}", "n"]
+    if not pairs:
+        return empty(title, columns=columns, language=language)
+    shown = pairs[:MAX_ROWS]
+    scale = scale_for([value for pair in shown for value in (pair.a.median, pair.b.median)], unit)
+    colours = (palette.NEUTRAL, palette.styles([names[1]])[names[1]].colour)
+    axis = plain_axis(from_zero=True) | {"fixedrange": True, "nticks": 5}
+    labels = [pair.label for pair in shown]
+    layout = row_layout(labels, pixels=64, axis=axis, heading=headed("", scale), label_at=-0.34)
+    layout |= {"barmode": "overlay", "bargap": 0, "legend": legend_on_top(), "showlegend": True}
+    traces = []
+    for side, name, colour, place in zip(("a", "b"), names, colours, (-0.05, 0.26), strict=True):
+        values: list[Value] = [getattr(pair, side) for pair in shown]
+        drawn = [scale.of(value.median) for value in values]
+        texts = [measured(value.median, value.low, value.high, unit) for value in values]
+        layout["annotations"] += [row_number(text, row + place) for row, text in enumerate(texts)]
+        lows, highs = [scale.of(value.low) for value in values], [scale.of(value.high) for value in values]
+        traces.append(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "name": safe(name, length=48),
+                "x": drawn,
+                "y": [row + place for row in range(len(shown))],
+                "width": 0.24,
+                # The baseline is hollow, so that the two differ without their colour too.
+                "marker": {
+                    "color": palette.faint(colour, 0.18) if side == "a" else colour,
+                    "line": {"color": colour, "width": 1.5},
+                },
+                "error_x": whiskers(drawn, lows, highs),
+                "hoverinfo": "text",
+                "hovertext": [
+                    hover(pair.label, f"{value.name}: {text}", f"n = {value.n}")
+                    for pair, value, text in zip(shown, values, texts, strict=True)
+                ],
+            }
+        )
+    rows = [
+        [
+            pair.label,
+            measured(pair.a.median, pair.a.low, pair.a.high, unit),
+            measured(pair.b.median, pair.b.low, pair.b.high, unit),
+            ratio_text(_ratio(pair)),
+            f"{pair.a.n} / {pair.b.n}",
+        ]
+        for pair in pairs
+    ]
+    summary = _bars_sentence(pairs, unit, len(shown), language)
+    return assemble(traces, layout, title=title, summary=summary, columns=columns, rows=rows)
+
+
+def _common(names: Sequence[str], otherwise: str) -> str:
+    """The name that all rows share, or the letter of the side."""
+    return names[0] if names and len(set(names)) == 1 else otherwise
+
+
+def _ratio(pair: Pair) -> float | None:
+    a, b = finite(pair.a.median), finite(pair.b.median)
+    return None if a is None or b is None or a == 0 else b / a
+
+
+def _bars_sentence(pairs: Sequence[Pair], unit: str, num_shown: int, language: Language) -> str:
+    ratios = [(pair, ratio) for pair in pairs if (ratio := _ratio(pair)) is not None and ratio > 0]
+    if not ratios:
+        return say(language, "Cases: {n}; no ratio can be stated.", n=len(pairs))
+    pair, ratio = max(ratios, key=lambda item: abs(math.log(item[1])))
+    text = say(
+        language,
+        "Cases: {n}; the largest difference is {label}: {a} against {b} ({change}).",
+        n=len(pairs),
+        label=pair.label,
+        a=number(pair.a.median, unit),
+        b=number(pair.b.median, unit),
+        change=change_text(ratio),
+    )
+    more = say(language, "{n} more stand in the table.", n=len(pairs) - num_shown) if num_shown < len(pairs) else ""
+    return f"{text} {more}".strip()
 
 
 def ladder(steps: Sequence[LadderStep], *, unit: str, better: Better = "higher", language: Language = "en") -> Figure:
     """A waterfall: each step from the value before it to its own, coloured where its ratio's interval leaves 1."""
-    return empty(say(language, "Step by step"), language=language)
+    title = say(language, "Step by step")
+    columns = [
+        say(language, "step"),
+        say(language, "value"),
+        say(language, "ratio to the step before"),
+        say(language, "ratio to the start"),
+    ]
+    if not steps:
+        return empty(title, columns=columns, language=language)
+    shown = steps[:MAX_ROWS]
+    scale = scale_for([step.value for step in shown], unit)
+    top = 1.12 * max(known([scale.of(step.value) for step in shown]), default=1.0) or 1.0
+    axis = plain_axis() | {"fixedrange": True, "nticks": 5, "range": [0, top]}
+    heading = headed("", scale, better_text(better, language))
+    layout = row_layout([step.label for step in shown], pixels=46, axis=axis, heading=heading, characters=40)
+    layout |= {"barmode": "overlay", "bargap": 0, "margin": {"t": 12, "b": 50}}
+    drawn = [scale.of(step.value) or 0.0 for step in shown]
+    bases = [0.0, *drawn[:-1]]
+    judged = [_judge(step, better) for step in shown]
+    looks = [palette.VERDICT[verdict] for verdict in judged]
+    for row, step in enumerate(shown):
+        layout["annotations"] += [row_number(number(step.value, unit), row - 0.27)]
+        if step.ratio is not None:
+            text = f"{looks[row].glyph} {ratio_text(step.ratio, step.low, step.high)}"
+            layout["annotations"].append(row_number(text, row + _MARK))
+        if row:
+            layout["shapes"].append(_connector(bases[row], row))
+    trace = {
+        "type": "bar",
+        "orientation": "h",
+        "name": safe(title),
+        "base": bases,
+        "x": [value - base for value, base in zip(drawn, bases, strict=True)],
+        "y": [row + _MARK for row in range(len(shown))],
+        "width": 0.34,
+        "marker": {"color": [look.colour for look in looks], "line": {"width": 0}},
+        "hoverinfo": "text",
+        "hovertext": [
+            hover(step.label, number(step.value, unit), ratio_text(step.ratio, step.low, step.high)) for step in shown
+        ],
+    }
+    first = steps[0].value
+    rows = [
+        [
+            step.label,
+            number(step.value, unit),
+            ratio_text(step.ratio, step.low, step.high),
+            ratio_text(step.value / first if first else None),
+        ]
+        for step in steps
+    ]
+    summary = _ladder_sentence(steps, unit, language)
+    return assemble([trace], layout, title=title, summary=summary, columns=columns, rows=rows)
+
+
+def _judge(step: LadderStep, better: Better) -> Judged:
+    """What the interval of a step's ratio says: a change of sign only where it leaves 1 aside."""
+    if step.ratio is None:
+        return "reference"
+    if step.low is None or step.high is None or step.low <= 1 <= step.high or better == "neither":
+        return "inconclusive"
+    return "improved" if (step.low > 1) == (better == "higher") else "regressed"
+
+
+def _connector(x: float, row: int) -> Figure:
+    """From the end of the bar above down to this one."""
+    line = {"color": palette.NEUTRAL, "width": 1, "dash": "dot"}
+    ends = {"x0": x, "x1": x, "y0": row - 1 + _MARK, "y1": row + _MARK, "xref": "x", "yref": "y"}
+    return {"type": "line", **ends, "layer": "between", "line": line}
+
+
+def _ladder_sentence(steps: Sequence[LadderStep], unit: str, language: Language) -> str:
+    first, last = steps[0], steps[-1]
+    text = say(
+        language,
+        "Steps: {n}, from {first} to {last}: {change} in all.",
+        n=len(steps),
+        first=number(first.value, unit),
+        last=number(last.value, unit),
+        change=change_text(last.value / first.value if first.value else None),
+    )
+    ratios = [step for step in steps if step.ratio is not None and step.ratio > 0]
+    if not ratios:
+        return text
+    largest = max(ratios, key=lambda step: abs(math.log(step.ratio or 1.0)))
+    more = say(
+        language,
+        "The largest step is {label}: {change}.",
+        label=largest.label,
+        change=change_text(largest.ratio),
+    )
+    return f"{text} {more}"

@@ -7,13 +7,21 @@ Refuses nothing: a point without a value is a gap.
 
 from __future__ import annotations
 
+import html
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from statistics import median
 
 from harness.core import Better
-from reports.figures.base import Figure, empty
-from reports.language import Language
+from reports import palette
+from reports.figures.base import Figure, above_axis, assemble, empty, finite, hover, known, rule, safe, thin, whiskers
+from reports.figures.numbers import Scale, better_text, change_text, headed, measured, number, plain_axis, scale_for
+from reports.language import Language, say
+
+_TICKS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +75,307 @@ def trend(
 ) -> Figure:
     """Values in their order with intervals. band: relative noise about each level (0.012: 1.2% up and down);
     limit: a gate's bound in the unit, dashed. Changes are coloured only where `better` names a direction."""
-    return empty(title, language=language)
+    columns = [say(language, "run"), say(language, "commit"), say(language, "time"), say(language, "median [95%]"),
+               say(language, "remark")]  # fmt: skip
+    values = [finite(point.value) for point in points]
+    if not known(values):
+        return empty(title, columns=columns, language=language)
+    scale = scale_for(values, unit)
+    drawn = thin(len(points))
+    low, high = _value_range(points, values, limit, scale)
+    places = sorted({round(k * (len(points) - 1) / (_TICKS - 1)) for k in range(_TICKS)})
+    room = max(0.5, 0.02 * len(points))
+    layout: Figure = {
+        "xaxis": {
+            "tickmode": "array",
+            "tickvals": places,
+            "ticktext": [safe(points[place].label, length=9) for place in places],
+            "tickfont": {"size": 11},
+            "tickangle": 0,
+            "range": [-room, len(points) - 1 + room],
+            "zeroline": False,
+            "automargin": True,
+        },
+        "yaxis": plain_axis() | {"range": [low, high]},
+        "margin": {"t": 34, "r": 24},
+        "annotations": [above_axis(headed("", scale, better_text(better, language)))],
+        "shapes": [*_breaks(points)],
+    }
+    if limit is not None and low <= limit / scale.factor <= high:
+        layout["shapes"].append(rule(limit / scale.factor, axis="y", dash="dash"))
+        layout["annotations"].append(_limit_note(limit, scale, unit, language))
+    level, previous = 0, -math.inf
+    for change in sorted(changes, key=lambda change: change.index):
+        # Numbers of changes near each other stand at different heights, so that they do not cover each other.
+        level, previous = (level + 1) % 3 if change.index - previous < 0.08 * len(points) else 0, change.index
+        layout["shapes"].append(_step_line(change, better))
+        layout["annotations"].append(_change_note(change, better, level))
+    layout["annotations"] += [_mark_note(mark) for mark in marks]
+    pieces = _pieces(points, values, changes)
+    traces = [*_bands(pieces, band, scale), *_levels(pieces, scale), _line(points, values, drawn, scale, unit)]
+    remarks: dict[int, list[str]] = {}
+    for change in changes:
+        ratio = change_text(change.after / change.before if change.before else None)
+        remarks.setdefault(change.index, []).append(
+            say(language, "change {n}: {change}", n=change.number, change=ratio)
+        )
+    for mark in marks:
+        remarks.setdefault(mark.index, []).append(f"[{mark.number}] {mark.text}")
+    rows = [
+        [
+            points[place].run_id,
+            points[place].label,
+            _time(points[place].when),
+            measured(points[place].value, points[place].low, points[place].high, unit),
+            "; ".join(remarks.get(place, [])),
+        ]
+        for place in drawn
+    ]
+    summary = _sentence(points, values, changes, title, unit, language)
+    return assemble(traces, layout, title=title, summary=summary, columns=columns, rows=rows)
+
+
+def _value_range(
+    points: Sequence[TrendPoint], values: Sequence[float | None], limit: float | None, scale: Scale
+) -> tuple[float, float]:
+    """Room for all values; intervals up to the span of the values beyond them, and a limit as near as that."""
+    found = known(values)
+    low, high = min(found), max(found)
+    reach = max(high - low, abs(high) * 0.01)
+    bounds = known([bound for point in points for bound in (point.low, point.high)])
+    near = [bound for bound in [*bounds, *([] if limit is None else [limit])] if low - reach <= bound <= high + reach]
+    low, high = min([low, *near]), max([high, *near])
+    room = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
+    return (low - room) / scale.factor, (high + 2.2 * room) / scale.factor  # the numbers of changes stand on top
+
+
+def _breaks(points: Sequence[TrendPoint]) -> list[Figure]:
+    """A faint line between two segments."""
+    colour = palette.faint(palette.NEUTRAL, 0.7)
+    return [
+        rule(number - 0.5, axis="x", dash="dot", colour=colour, width=1)
+        for number in range(1, len(points))
+        if points[number].segment != points[number - 1].segment
+    ]
+
+
+def _look(change: Change, better: Better) -> palette.Style:
+    """Blue or orange where the direction has a meaning and the interval leaves 1 aside."""
+    if better == "neither" or change.low <= 1 <= change.high:
+        return palette.VERDICT["inconclusive"]
+    return palette.VERDICT["improved" if (change.after > change.before) == (better == "higher") else "regressed"]
+
+
+def _step_line(change: Change, better: Better) -> Figure:
+    return rule(change.index - 0.5, axis="x", colour=_look(change, better).colour, width=1.5)
+
+
+def _change_note(change: Change, better: Better, level: int) -> Figure:
+    """The number of a change on its line. level: how many lines of text below the top."""
+    look = _look(change, better)
+    return {
+        "text": safe(f"{change.number} {'▲' if change.after > change.before else '▼'}"),
+        "x": change.index - 0.5,
+        "y": 1,
+        "xref": "x",
+        "yref": "paper",
+        "xanchor": "center",
+        "yanchor": "top",
+        "yshift": -20 * level,
+        "showarrow": False,
+        "bordercolor": look.colour,
+        "borderwidth": 1.5,
+        "borderpad": 2,
+        "font": {"size": 11},
+    }
+
+
+def _mark_note(mark: Mark) -> Figure:
+    return {
+        "text": safe(f"[{mark.number}]"),
+        "hovertext": hover(mark.text),
+        "x": mark.index,
+        "y": 0,
+        "xref": "x",
+        "yref": "paper",
+        "xanchor": "center",
+        "yanchor": "bottom",
+        "showarrow": False,
+        "font": {"size": 11},
+    }
+
+
+def _limit_note(limit: float, scale: Scale, unit: str, language: Language) -> Figure:
+    return {
+        "text": safe(say(language, "limit {limit}", limit=number(limit, unit))),
+        "x": 1,
+        "y": limit / scale.factor,
+        "xref": "paper",
+        "yref": "y",
+        "xanchor": "right",
+        "yanchor": "bottom",
+        "showarrow": False,
+        "font": {"size": 11},
+    }
+
+
+def _pieces(
+    points: Sequence[TrendPoint], values: Sequence[float | None], changes: Sequence[Change]
+) -> list[tuple[int, int, float]]:
+    """First index, last index and median of every stretch between changes and breaks."""
+    cuts = {change.index for change in changes} | {
+        number for number in range(1, len(points)) if points[number].segment != points[number - 1].segment
+    }
+    edges = [0, *sorted(cut for cut in cuts if 0 < cut < len(points)), len(points)]
+    found = []
+    for start, end in itertools.pairwise(edges):
+        inside = known(values[start:end])
+        if inside:
+            found.append((start, end - 1, median(inside)))
+    return found
+
+
+def _bands(pieces: Sequence[tuple[int, int, float]], band: float | None, scale: Scale) -> list[Figure]:
+    """The noise about each level: one closed outline per stretch."""
+    if band is None or not band > 0:
+        return []
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for first, last, level in pieces:
+        low, high = level * (1 - band) / scale.factor, level * (1 + band) / scale.factor
+        x += [first - 0.4, last + 0.4, last + 0.4, first - 0.4, first - 0.4, None]
+        y += [low, low, high, high, low, None]
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "x": x,
+            "y": y,
+            "fill": "toself",
+            "fillcolor": palette.faint(palette.NEUTRAL, 0.2),
+            "line": {"width": 0, "color": palette.NEUTRAL},
+            "hoverinfo": "skip",
+            "name": "band",
+        }
+    ]
+
+
+def _levels(pieces: Sequence[tuple[int, int, float]], scale: Scale) -> list[Figure]:
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for first, last, level in pieces:
+        x += [first - 0.4, last + 0.4, None]
+        y += [level / scale.factor, level / scale.factor, None]
+    line = {"color": palette.NEUTRAL, "width": 1.5, "dash": "dash"}
+    return [{"type": "scatter", "mode": "lines", "x": x, "y": y, "line": line, "hoverinfo": "skip", "name": "level"}]
+
+
+def _line(
+    points: Sequence[TrendPoint], values: Sequence[float | None], drawn: Sequence[int], scale: Scale, unit: str
+) -> Figure:
+    """The values; a new segment starts after a gap."""
+    x: list[float | None] = []
+    order: list[int | None] = []
+    for place in drawn:
+        previous = next((item for item in reversed(order) if item is not None), None)
+        if previous is not None and points[place].segment != points[previous].segment:
+            x.append(None)
+            order.append(None)
+        x.append(place)
+        order.append(place)
+    y = [None if place is None else scale.of(values[place]) for place in order]
+    lows = [None if place is None else scale.of(points[place].low) for place in order]
+    highs = [None if place is None else scale.of(points[place].high) for place in order]
+    colour = palette.SERIES
+    size = 7 if len(drawn) <= 80 else 4
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": "median",
+        "x": x,
+        "y": y,
+        "line": {"color": colour, "width": 1.5},
+        "marker": {"color": colour, "size": size, "symbol": "circle"},
+        "error_y": whiskers(y, lows, highs) | {"color": colour, "thickness": 1, "width": 3 if size == 7 else 0},
+        "connectgaps": False,
+        "hoverinfo": "text",
+        "hovertext": ["" if place is None else _hover(points[place], unit) for place in order],
+        "customdata": ["" if place is None else points[place].run_id for place in order],
+    }
+
+
+def _hover(point: TrendPoint, unit: str) -> str:
+    return hover(point.label, measured(point.value, point.low, point.high, unit), _time(point.when), point.run_id)
+
+
+def _time(when: datetime | None) -> str:
+    return "" if when is None else when.strftime("%Y-%m-%d %H:%M")
+
+
+def _sentence(
+    points: Sequence[TrendPoint],
+    values: Sequence[float | None],
+    changes: Sequence[Change],
+    title: str,
+    unit: str,
+    language: Language,
+) -> str:
+    found = known(values)
+    parts = [
+        say(
+            language,
+            "{title}, runs {first} to {last} ({n}): between {low} and {high}, the latest {latest}.",
+            title=title,
+            n=len(points),
+            first=points[0].label,
+            last=points[-1].label,
+            low=number(min(found), unit),
+            high=number(max(found), unit),
+            latest=number(found[-1], unit),
+        )
+    ]
+    missing = len(points) - len(found)
+    if missing:
+        parts.append(say(language, "Runs without a value: {n}.", n=missing))
+    sized = [change for change in changes if change.before]
+    if not sized:
+        parts.append(say(language, "No change of level was found."))
+        return " ".join(parts)
+    largest = max(sized, key=lambda change: abs(change.after / change.before - 1))
+    parts.append(
+        say(
+            language,
+            "Changes of level: {n}; the largest is number {number}, {change} at {label}.",
+            n=len(changes),
+            number=largest.number,
+            change=change_text(largest.after / largest.before),
+            label=points[largest.index].label if 0 <= largest.index < len(points) else "-",
+        )
+    )
+    return " ".join(parts)
 
 
 def sparkline(values: Sequence[float | None], *, colour: str = "currentColor") -> str:
-    """An SVG element of 72 by 16 pixels: the line of the values with its last point; "" for fewer than two."""
-    return ""
+    """An SVG element of 72 by 16 pixels: the line of the values with its last point; "" for fewer than two.
+
+    `currentColor` follows the text where the element stands in the page; inside an <img> give a colour (#rrggbb).
+    """
+    kept = [values[place] for place in thin(len(values), 72)]
+    found = known(kept)
+    if len(found) < 2:
+        return ""
+    low, span = min(found), max(found) - min(found)
+    commands, pen, last = [], "M", (0.0, 0.0)
+    for place, value in enumerate(kept):
+        if finite(value) is None or value is None:
+            pen = "M"
+            continue
+        last = (2 + 66 * place / (len(kept) - 1), 14 - 12 * ((value - low) / span if span else 0.5))
+        commands.append(f"{pen}{last[0]:.1f} {last[1]:.1f}")
+        pen = "L"
+    ink = html.escape(colour)
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" width="72" height="16" viewBox="0 0 72 16" aria-hidden="true">'
+        f'<path d="{"".join(commands)}" fill="none" stroke="{ink}" stroke-width="1.5"/>'
+        f'<circle cx="{last[0]:.1f}" cy="{last[1]:.1f}" r="1.8" fill="{ink}"/></svg>'
+    )

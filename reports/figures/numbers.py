@@ -89,7 +89,7 @@ def measured(value: float | None, low: float | None, high: float | None, unit: s
 
 def decimals(half_width: float) -> int:
     """Digits after the point that show two digits of a half width; at most 6."""
-    return 2 if not half_width > 0 else min(max(1 - math.floor(math.log10(half_width)), 0), 6)
+    return 2 if not half_width > 0 else min(max(1 - math.floor(math.log10(half_width * (1 + 1e-9))), 0), 6)
 
 
 def ratio_text(ratio: float | None, low: float | None = None, high: float | None = None) -> str:
@@ -148,7 +148,7 @@ def ratio_ticks(low: float, high: float) -> list[float]:
     return [1.0]
 
 
-def ratio_axis(ends: tuple[float, float], *, title: str) -> dict[str, Any]:
+def ratio_axis(ends: tuple[float, float]) -> dict[str, Any]:
     """A logarithmic axis of ratios. Its range is fixed: the ticks are round ratios, which zooming would lose."""
     ticks = ratio_ticks(*ends)
     return {
@@ -161,15 +161,41 @@ def ratio_axis(ends: tuple[float, float], *, title: str) -> dict[str, Any]:
         "zeroline": False,
         "fixedrange": True,
         "automargin": True,
-        "title": axis_title(title),
     }
 
 
-def plain_axis(title: str = "", *, log: bool = False, from_zero: bool = False) -> dict[str, Any]:
-    """A linear or logarithmic axis of numbers in one unit, whose ticks follow a zoom."""
-    axis: dict[str, Any] = {"type": "log" if log else "linear", "zeroline": False, "automargin": True}
-    axis["tickfont"] = {"size": 11}
-    axis["nticks"] = 7
-    if from_zero and not log:
+def axis_for(values: Sequence[float], title: str = "", *, log: bool) -> dict[str, Any]:
+    """A linear or a logarithmic axis for values in its unit."""
+    return log_axis((min(values) / 1.25, max(values) * 1.25), title) if log else plain_axis(title)
+
+
+def log_axis(ends: tuple[float, float], title: str = "") -> dict[str, Any]:
+    """A logarithmic axis between two positive ends with whole numbers at its ticks, 1, 2 and 5 per decade."""
+    decades = math.log10(ends[1] / ends[0])
+    steps: tuple[float, ...] = (1.0,) if decades > 4 else (1.0, 3.0) if decades > 2 else (1.0, 2.0, 5.0)
+    if decades < 1:
+        steps = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
+    powers = range(math.floor(math.log10(ends[0])), math.ceil(math.log10(ends[1])) + 1)
+    ticks = [step * 10.0**power for power in powers for step in steps]
+    ticks = [tick for tick in ticks if ends[0] <= tick <= ends[1]]
+    return plain_axis(title) | {
+        "type": "log",
+        "range": [math.log10(end) for end in ends],
+        "tickmode": "array",
+        "tickvals": ticks,
+        "ticktext": [f"{tick:,.6g}" for tick in ticks],
+    }
+
+
+def plain_axis(title: str = "", *, from_zero: bool = False) -> dict[str, Any]:
+    """A linear axis of numbers in one unit, whose ticks follow a zoom."""
+    axis: dict[str, Any] = {
+        "zeroline": False,
+        "automargin": True,
+        "tickfont": {"size": 11},
+        "nticks": 7,
+        "separatethousands": True,
+    }
+    if from_zero:
         axis["rangemode"] = "tozero"
     return axis | ({"title": axis_title(title)} if title else {})
