@@ -25,11 +25,15 @@ from harness.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The turns of two equal arms in one block, in the order in which they ran: whose, and the iterations' seconds."""
+    """The turns of two equal arms in one block, in the order in which they ran: whose, and the iterations' seconds.
+
+    Cases of one family (two variants, say) may differ in speed; `case` tells them apart.
+    """
 
     run: str
     arms: tuple[int, ...]
     seconds: tuple[tuple[float, ...], ...]
+    case: str = ""
 
 
 def changed_hands(arms: Sequence[int]) -> NDArray[np.bool_]:
@@ -53,11 +57,12 @@ def blocks_from_store(store: Store, run_ids: Sequence[str]) -> dict[str, list[Bl
                 turns[run.run_id, row["case_id"]] = _turns(store, run.run_id, row["case_id"], invalid)
                 cases.setdefault(key, []).append((run.run_id, row["case_id"], str(row["variant"])))
     found: dict[str, list[Block]] = {}
-    for (session, family, _), members in cases.items():
+    for (session, family, plain_variant), members in cases.items():
         if len(members) == 2:
             first, second = (turns[run_id, case_id] for run_id, case_id, _ in members)
             for block in sorted(set(first) & set(second)):
-                found.setdefault(family, []).append(_merged(session, first[block], second[block]))
+                merged = _merged(session, plain_variant, first[block], second[block])
+                found.setdefault(family, []).append(merged)
     return found
 
 
@@ -77,12 +82,12 @@ def _turns(store: Store, run_id: str, case_id: str, invalid: set[str]) -> dict[i
 
 
 def _merged(
-    run: str, first: Mapping[int, list[tuple[int, float]]], second: Mapping[int, list[tuple[int, float]]]
+    run: str, case: str, first: Mapping[int, list[tuple[int, float]]], second: Mapping[int, list[tuple[int, float]]]
 ) -> Block:
     """One block of two arms; a turn's number says when it ran."""
     ran = sorted([(turn, 0, rows) for turn, rows in first.items()] + [(turn, 1, rows) for turn, rows in second.items()])
     arms = tuple(arm for _, arm, _ in ran)
-    return Block(run, arms, tuple(tuple(value for _, value in sorted(rows)) for _, _, rows in ran))
+    return Block(run, arms, tuple(tuple(value for _, value in sorted(rows)) for _, _, rows in ran), case)
 
 
 def synthetic_blocks(

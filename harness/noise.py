@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -101,6 +101,17 @@ def _residuals(block: Block, switch: float) -> tuple[Values, float]:
     return logs - np.where(order == 1, levels[1], levels[0]), (levels[0] + levels[1]) / 2
 
 
+def _levels(blocks: Sequence[Block], found: Sequence[float]) -> dict[str, Values]:
+    """Of each run, its blocks' levels as the machine moved them: how fast a case is by itself is taken away."""
+    of_case: dict[str, list[float]] = {}
+    for block, level in zip(blocks, found, strict=True):
+        of_case.setdefault(block.case, []).append(level)
+    levels: dict[str, list[float]] = {}
+    for block, level in zip(blocks, found, strict=True):
+        levels.setdefault(block.run, []).append(level - float(np.mean(of_case[block.case])))
+    return {run: np.array(values) for run, values in levels.items()}
+
+
 def _deviations(blocks: Sequence[Block]) -> Values:
     """Iterations about their turn's median, scaled up for the degree of freedom that the median took."""
     found = [np.zeros(0)]
@@ -164,9 +175,7 @@ def variance_components(blocks: Sequence[Block], *, seed: int = 0) -> Components
     parts = [_residuals(block, switches[block.run]) for block in blocks]
     residuals = [series for series, _ in parts]
     runs = sorted({block.run for block in blocks})
-    levels = {
-        run: np.array([level for b, (_, level) in zip(blocks, parts, strict=True) if b.run == run]) for run in runs
-    }
+    levels = _levels(blocks, [level for _, level in parts])
     differences = [pair_differences(_log_medians(block), block.arms) for block in blocks]
     found = np.array([float(location(d)) for d in differences])
     passes = [d.reshape(-1, 2) for d in differences]
@@ -328,7 +337,7 @@ def fit_noise(family: str, blocks: Sequence[Block], *, seed: int = 0) -> NoiseMo
     found = [_residuals(block, switches[block.run]) for block in blocks]
     logs = np.concatenate([_log_medians(block) for block in blocks])
     counts = [len(turn) for block in blocks for turn in block.seconds]
-    levels = [np.array([lv for b, (_, lv) in zip(blocks, found, strict=True) if b.run == run]) for run in _runs(blocks)]
+    levels = list(_levels(blocks, [level for _, level in found]).values())
     return NoiseModel(
         family=family,
         seconds=float(np.exp(np.median(logs))),
@@ -352,10 +361,6 @@ def _thinned(values: Values) -> Values:
 
 def _or_zero(value: float) -> float:
     return 0.0 if math.isnan(value) else value
-
-
-def _runs(blocks: Iterable[Block]) -> list[str]:
-    return list(dict.fromkeys(block.run for block in blocks))
 
 
 def _correlation(levels: Sequence[Values]) -> float:

@@ -196,3 +196,14 @@ def test_runs_of_different_variants_are_no_equal_arms(tmp_path: Path) -> None:
     runs = stored(store, ("", Variant(), 0), ("", Variant.parse("kv=prealloc"), 1))
     with pytest.raises(UsageError, match="control=aa"):
         fit_noise_from_store(store, runs)
+
+
+def test_cases_of_different_speed_do_not_pass_for_a_machine_that_moves() -> None:
+    blocks = synthetic_blocks(np.random.default_rng(3), blocks=20, block=0.03, turn=0.05)
+    slower = [
+        dataclasses.replace(b, case="fused", seconds=tuple(tuple(1.5 * v for v in turn) for turn in b.seconds))
+        for b in blocks[10:]
+    ]
+    mixed = [*blocks[:10], *slower]
+    assert variance_components(mixed).block == pytest.approx(0.03, rel=0.5)
+    assert fit_noise("decode", mixed).block == pytest.approx(0.03, rel=0.5)
