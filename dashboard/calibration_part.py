@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dash.development.base_component import Component
 
+from dashboard.choices import whole
 from dashboard.components import Cell, Child, Column, controls, data_table, empty, figure, notice, section
 from dashboard.components import when as time_of
 from dashboard.context import Context
@@ -36,23 +37,28 @@ def calibration_part(context: Context, known: NoiseCalibration | None, effect: f
         what = context.say("No noise calibration is stored for this machine: margins are the policy's alone.")
         return section(heading, empty(context, what, command))
     flags = known.flags()
+    counts = ", ".join(map(str, LOOKS))
     columns = [
-        Column(context.say("Family")), Column(context.say("Metric")),
-        Column(context.say("Noise of a block"), right=True, note=context.say("standard deviation of a block's ratio")),
-        *(Column(context.say("Floor at {n} blocks", n=n), right=True) for n in LOOKS),
-        Column(context.say("Shows at 8 blocks"), right=True, note=context.say("in 4 of 5 cases, beyond the margin")),
-        Column(context.say("Called changed, unchanged"), right=True), Column(context.say("Red, unchanged"), right=True),
+        Column(context.say("Family")),
+        Column(context.say("Noise"), right=True, note=context.say("standard deviation of a block's ratio")),
+        Column(context.say("Floor at {counts} blocks", counts=counts), right=True),
+        Column(context.say("8 blocks show"), right=True, note=context.say("in 4 of 5 cases, beyond the margin")),
+        Column(context.say("Called changed"), right=True, note=context.say("of comparisons of unchanged code")),
+        Column(context.say("Red"), right=True, note=context.say("of gates on unchanged code, after their repetition")),
         Column(context.say("Measured")),
-    ]  # fmt: skip
+    ]
     rows: list[list[Cell]] = [
         [
-            floor.family, floor.metric, f"{floor.sd.value:.2%}",
-            *(f"{floor.margin(n):.2%}" for n in LOOKS),
+            f"{floor.family}, {floor.metric}",
+            f"{floor.sd.value:.2%}",
+            ", ".join(f"{floor.margin(n):.2%}" for n in LOOKS),
             f"{floor.detectable(8, policy_of(floor), POWER):.1%}",
-            _rate(context, floor.false_alarms), _rate(context, floor.red), time_of(context, floor.measured_at),
+            _rate(context, floor.false_alarms),
+            _rate(context, floor.red),
+            whole(time_of(context, floor.measured_at)),
         ]
         for floor in known.floors
-    ]  # fmt: skip
+    ]
     warning = (
         notice(context, "warning", context.say("This calibration was made {flags}.", flags=flags)) if flags else None
     )
@@ -98,7 +104,7 @@ def _calculator(context: Context, known: NoiseCalibration, asked: float) -> Comp
     """Blocks that show the effect asked for."""
     effect = min(max(asked, 0.01), 1000.0) / 100
     columns = [
-        Column(context.say("Family")), Column(context.say("Metric")), Column(context.say("Blocks needed"), right=True),
+        Column(context.say("Family")), Column(context.say("Blocks needed"), right=True),
         Column(context.say("Time"), right=True),
     ]  # fmt: skip
     rows: list[list[Cell]] = []
@@ -108,7 +114,7 @@ def _calculator(context: Context, known: NoiseCalibration, asked: float) -> Comp
         never = context.say("never: it lies within the margin of {margin}", margin=f"{margin:.2%}")
         minutes = (needed or 0) * floor.block_seconds / 60
         time = "–" if needed is None else context.say("{minutes} min", minutes=f"{minutes:.1f}")
-        rows.append([floor.family, floor.metric, never if needed is None else str(needed), time])
+        rows.append([f"{floor.family}, {floor.metric}", never if needed is None else str(needed), time])
     return section(
         context.say("How many blocks show an effect?"),
         controls(text_box(context, "effect", context.say("Effect in percent"), f"{asked:g}")),

@@ -11,6 +11,7 @@ store does not have, naming those that it has.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -19,6 +20,8 @@ from urllib.parse import quote
 from dash import html
 from dash.development.base_component import Component
 
+from dashboard.components import link, quality, repeat
+from dashboard.components import machine as machine_chip
 from dashboard.context import Context
 from dashboard.filters import Filter, parse_filter
 from dashboard.inputs import select
@@ -76,10 +79,13 @@ def recent_runs(context: Context, place: Place, limit: int = RECENT) -> tuple[Ru
 
 
 def newest_lines(context: Context, place: Place) -> list[SummaryLine]:
-    """Every case and metric with a number, in the newest run of each suite among the newest runs of a place."""
-    newest = {run.suite: run.run_id for run in reversed(recent_runs(context, place))}
+    """Every case and metric with a number in the newest run of each suite of a place; suites that ran often first."""
+    recent = recent_runs(context, place)
+    newest = {run.suite: run.run_id for run in reversed(recent)}
+    often = Counter(run.suite for run in recent)
     lines = lines_of(context, place, tuple(newest.values()))
-    return [line for line in lines if line.metric and line.median is not None]
+    found = [line for line in lines if line.metric and line.median is not None]
+    return sorted(found, key=lambda line: -often[line.suite])
 
 
 def lines_of(
@@ -175,6 +181,28 @@ def quality_of(context: Context, run_id: str, model: str) -> Mapping[str, Mappin
         if line.median is not None:
             found.setdefault(line.variant, {})[line.metric] = line.median
     return found
+
+
+def cost(context: Context, found: Mapping[str, float]) -> Component:
+    """What a variant costs in quality, as a table's cell that keeps its width."""
+    shown = quality(context, ppl=(None, found.get("ppl")), kl=found.get("kl"), top1=found.get("top1_agreement"))
+    return roomy(shown)
+
+
+def whole(piece: Component | str) -> Component:
+    """A piece of a table's cell that is never broken over two lines."""
+    return html.Span(piece, style={"whiteSpace": "nowrap"})
+
+
+def roomy(piece: Component | Sequence[Component | str] | str) -> Component:
+    """A piece of a table's cell that keeps room for some words on a narrow screen, where the table scrolls."""
+    return html.Div(piece, style={"minWidth": "11rem"})
+
+
+def source(context: Context, run: RunLine) -> Component:
+    """Where the numbers of a page come from: the machine, the run, and the command that measures them again."""
+    named = link(context, run.run_id, "/runs", filter=f"run={run.run_id}")
+    return html.Div([html.P([machine_chip(context, run), " ", named]), repeat(context, run.command)])
 
 
 def distinct(items: Iterable[T]) -> tuple[T, ...]:

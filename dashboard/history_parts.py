@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dash.development.base_component import Component
+
 from dashboard.annotations import Annotation
+from dashboard.choices import roomy, whole
 from dashboard.components import Cell, Child, Column, data_table, link, ratio, section
 from dashboard.components import when as time_of
 from dashboard.context import Context
@@ -30,7 +33,6 @@ def changes_part(context: Context, changes: Sequence[Numbered]) -> Child:
         ),
         Column(context.say("Status")),
     ]
-    statuses = {"acknowledged": context.say("acknowledged"), "explained": context.say("explained")}
     rows: list[list[Cell]] = []
     for change in changes:
         found, point, remark = change.found, change.found.point, change.remark
@@ -38,13 +40,21 @@ def changes_part(context: Context, changes: Sequence[Numbered]) -> Child:
         machine = found.after.machine_id
         rows.append([
             str(change.number),
-            link(context, change.history.name, "/case", case=change.history.case_id, machine=machine),
-            time_of(context, found.after.started_at),
+            roomy(link(context, change.history.name, "/case", case=change.history.case_id, machine=machine)),
+            whole(time_of(context, found.after.started_at)),
             ratio(context, point.ratio, point.low, point.high, change.verdict),
-            link(context, commits, "/compare", a=found.before.run_id, b=found.latest.run_id),
-            f"{statuses[remark.status]}: {remark.text} ({remark.author or '?'})" if remark else context.say("new"),
+            whole(link(context, commits, "/compare", a=found.before.run_id, b=found.latest.run_id)),
+            _status(context, remark),
         ])  # fmt: skip
     return section(context.say("Changes of level"), data_table(context, columns, rows))
+
+
+def _status(context: Context, remark: Annotation | None) -> Component | str:
+    """What has been said of a change; `new` where nothing was."""
+    if remark is None:
+        return context.say("new")
+    word = context.say("explained") if remark.status == "explained" else context.say("acknowledged")
+    return roomy(f"{word}: {remark.text} ({remark.author or '?'})")
 
 
 def remarks_part(context: Context, remarks: Sequence[Annotation]) -> Child:
@@ -59,7 +69,7 @@ def remarks_part(context: Context, remarks: Sequence[Annotation]) -> Child:
         Column(context.say("Remark")),
     ]
     rows: list[list[Cell]] = [
-        [str(number), time_of(context, remark.time), remark.author or "–", remark.case, remark.text]
+        [str(number), whole(time_of(context, remark.time)), remark.author or "–", remark.case, roomy(remark.text)]
         for number, remark in enumerate(remarks, start=1)
     ]
     return section(context.say("Remarks"), data_table(context, columns, rows[-100:]))

@@ -61,7 +61,9 @@ def reached(context: Context, place: choices.Place, run: RunLine, ceilings: Sequ
         if line.median is not None and line.status == "ok":
             values.setdefault(line.case_id, {})[line.metric] = line.median
     found = []
-    for case in context.query.cases(run.run_id):
+    cases = context.query.cases(run.run_id)
+    alike = len({case.model for case in cases if case.case_id in values}) == 1
+    for case in cases:
         work, of_case = case.facts.get("work"), values.get(case.case_id, {})
         seconds = of_case.get("step_time", 0.0)
         if not (isinstance(work, list) and len(work) == 3 and all(isinstance(part, int | float) for part in work)):
@@ -70,7 +72,8 @@ def reached(context: Context, place: choices.Place, run: RunLine, ceilings: Sequ
         if not (seconds > 0 and operations > 0 and moved > 0):
             continue
         bounds = _bounds(case, moved / max(tokens, 1.0), ceilings)
-        point = RoofPoint(choices.case_name(case), operations / moved, operations / seconds, "analytic", bounds)
+        name = f"{choices.workload_name(case.workload)}, {case.variant}" if alike else choices.case_name(case)
+        point = RoofPoint(name, operations / moved, operations / seconds, "analytic", bounds)
         found.append(Reached(case, point, moved / seconds, of_case.get("mfu"), of_case.get("mbu")))
     return found
 

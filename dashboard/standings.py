@@ -62,7 +62,10 @@ def what_it_runs(context: Context, case: CaseLine) -> Component:
     registry.load_all()
     kind = registry.WORKLOADS.get(choices.kind_of(case.workload))
     rows: list[list[Cell]] = [
-        [html.Code(case.workload), choices.marked(kind.doc) if kind else context.say("not declared here")]
+        [
+            html.Code(case.workload),
+            choices.roomy(choices.marked(kind.doc) if kind else context.say("not declared here")),
+        ]
     ]
     rows.append(
         [html.Code(case.model), context.say("{n} parameters", n=f"{case.num_params:,}") if case.num_params else "–"]
@@ -75,7 +78,7 @@ def what_it_runs(context: Context, case: CaseLine) -> Component:
         rows.append(
             [
                 html.Code(f"{axis}={option}"),
-                choices.marked(_option_doc(axis, option)) or context.say("not declared here"),
+                choices.roomy(choices.marked(_option_doc(axis, option)) or context.say("not declared here")),
             ]
         )
     if not options:
@@ -107,5 +110,5 @@ def facts_part(context: Context, chosen: Standing) -> Component:
     ]  # fmt: skip
     return section(
         context.say("What really ran"), html.P([item for place in links for item in (place, " · ")][:-1]),
-        html.Details([html.Summary(context.say("{n} facts of the session", n=len(rows))), table]),
+        html.Details([html.Summary(context.say("Facts of the session ({n})", n=len(rows))), table]),
     )  # fmt: skip

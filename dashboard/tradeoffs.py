@@ -34,10 +34,15 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class TradeOff:
-    """The curves, the reference's first; what was chosen and what there is to choose from; quality by variant."""
+    """The curves, the reference's first; what was chosen and what there is to choose from; quality by variant.
+
+    `common`: the parameters of the workload that every point has alike. A point is labelled by the others, or by its
+    variant where there are none.
+    """
 
     workload: str
     model: str
+    common: str
     x: AxisOf
     y: AxisOf
     curves: tuple[Curve, ...]
@@ -83,6 +88,7 @@ def trade_off(context: Context, place: choices.Place, run: RunLine, wish: Wish) 
     return TradeOff(
         workload,
         model,
+        _common(lines),
         _axis(x, units),
         _axis(y, units),
         tuple(_curves(lines, x, y, costs)),
@@ -111,17 +117,32 @@ def _curves(lines: Sequence[SummaryLine], x: str, y: str, costs: Mapping[str, Ma
     cells: dict[tuple[str, str], dict[str, SummaryLine]] = {}
     for line in lines:
         cells.setdefault((line.variant, line.workload), {})[line.metric] = line
+    swept = _swept(lines)
     points: dict[str, list[tuple[tuple[int, ...], ParetoPoint]]] = {}
     for (variant, workload), by_metric in cells.items():
         cost = costs.get(variant, {})
         across, up = _value(by_metric, cost, x), _value(by_metric, cost, y)
         if across is None or up is None:
             continue
-        label = f"{choices.workload_name(workload)}, {variant}"
+        given = choices.parameters(workload)
+        label = ", ".join(f"{name} {given[name]}" for name in swept if name in given) or variant
         point = ParetoPoint(label, across[0], up[0], across[1], across[2], up[1], up[2], cost.get("kl"))
-        points.setdefault(variant, []).append((tuple(choices.parameters(workload).values()), point))
+        points.setdefault(variant, []).append((tuple(given.values()), point))
     names = sorted(points, key=lambda name: (name != "reference", name))
     return [Curve(name, [point for _, point in sorted(points[name], key=lambda pair: pair[0])]) for name in names]
+
+
+def _swept(lines: Sequence[SummaryLine]) -> list[str]:
+    """The parameters of the workload that are not the same in every case."""
+    every = [choices.parameters(line.workload) for line in lines]
+    names = choices.distinct(name for given in every for name in given)
+    return [name for name in names if len({given.get(name) for given in every}) > 1]
+
+
+def _common(lines: Sequence[SummaryLine]) -> str:
+    swept = _swept(lines)
+    given = choices.parameters(lines[0].workload) if lines else {}
+    return ", ".join(f"{name} {value}" for name, value in given.items() if name not in swept)
 
 
 def _value(

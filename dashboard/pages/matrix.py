@@ -84,8 +84,8 @@ def sentence(context: Context, row_axis: str, column_axis: str, cells: Mapping[t
     total = len(rows) * len(columns)
     kinds = Counter(_state_of(cell) for cell in cells.values())
     return context.say(
-        "{rows} × {columns}: of {total} combinations {ok} were measured, {failed} failed or gave wrong numbers, "
-        "{skipped} were skipped with a reason, {never} were never run.",
+        "{rows} × {columns}, {total} combinations: {ok} measured, {failed} failed or wrong, {skipped} skipped with a "
+        "reason, {never} never run.",
         rows=row_axis, columns=column_axis, total=total, ok=kinds["ok"], failed=kinds["failed"] + kinds["wrong"],
         skipped=kinds["skipped"], never=total - len(cells),
     )  # fmt: skip

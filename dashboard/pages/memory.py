@@ -25,11 +25,8 @@ from dashboard.components import (
     figure,
     notice,
     page,
-    quality,
-    repeat,
     section,
 )
-from dashboard.components import machine as machine_chip
 from dashboard.context import Context
 from dashboard.footprints import Footprint, footprints, one_line, reach, rounded
 from dashboard.inputs import segmented, select
@@ -167,8 +164,9 @@ def _variants_part(
     columns = [
         Column(context.say("Variant")), Column(_axis_label(context, state), right=True),
         Column(context.say("Weights"), right=True), Column(context.say("Cache"), right=True),
-        Column(context.say("Cache per token"), right=True), Column(context.say("Peak"), right=True),
-        Column(context.say("Something else"), right=True), Column(context.say("Context that fits"), right=True),
+        Column(context.say("per token"), right=True), Column(context.say("Peak"), right=True),
+        Column(context.say("Rest"), right=True),
+        Column(context.say("Fits"), right=True, note=context.say("context that fits, by memory alone")),
         Column(context.say("Quality")),
     ]  # fmt: skip
     rows: list[list[Cell]] = []
@@ -186,10 +184,10 @@ def _variants_part(
             quantity(last.peak, "bytes"),
             quantity(last.peak - (last.weights or 0.0) - (last.cache or 0.0), "bytes") if known else "–",
             "–" if far is None else rounded(far),
-            quality(context, ppl=(None, costs.get("ppl")), kl=costs.get("kl"), top1=costs.get("top1_agreement")),
+            choices.cost(context, costs),
         ])  # fmt: skip
     caption = context.say("Each variant at its largest measured setting")
     return section(
-        context.say("Every variant"), data_table(context, columns, rows, caption=caption), machine_chip(context, run),
-        repeat(context, run.command),
+        context.say("Every variant"), data_table(context, columns, rows, caption=caption),
+        choices.source(context, run),
     )  # fmt: skip

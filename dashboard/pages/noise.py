@@ -102,9 +102,7 @@ def _series_part(context: Context, state: State, machine_id: str, lines: Sequenc
     ]  # fmt: skip
     rows: list[list[Cell]] = [
         [
-            link(
-                context, choices.case_name(line), "/trend", case=(line.case_id,), metric=line.metric, machine=machine_id
-            ),
+            choices.roomy(_to_trend(context, line, machine_id)),
             line.metric, str(line.num_runs), _percent(line.run_to_run), _percent(line.within),
             "–" if line.drift is None else f"{line.drift:+.1%}", _percent(line.floor),
         ]
@@ -120,6 +118,11 @@ def _series_part(context: Context, state: State, machine_id: str, lines: Sequenc
     )
     caption = context.say("{shown} of {total} series, the noisiest first", shown=len(rows), total=len(kept))
     return section(heading, controls(box), data_table(context, columns, rows, caption=caption))
+
+
+def _to_trend(context: Context, line: NoiseLine, machine_id: str) -> Component:
+    name = choices.case_name(line)
+    return link(context, name, "/trend", case=(line.case_id,), metric=line.metric, machine=machine_id)
 
 
 def _percent(value: float | None) -> str:

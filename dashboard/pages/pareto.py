@@ -24,13 +24,9 @@ from dashboard.components import (
     data_table,
     empty,
     figure,
-    link,
     page,
-    quality,
-    repeat,
     section,
 )
-from dashboard.components import machine as machine_chip
 from dashboard.context import Context
 from dashboard.inputs import multi, select, text_box
 from dashboard.rows import RunLine
@@ -132,9 +128,10 @@ def _left_out(context: Context, found: TradeOff, drawn: int) -> Child:
 
 def _points_part(context: Context, run: RunLine, found: TradeOff) -> Component:
     x, y = found.x, found.y
-    best = {point.label for _, point in found.best()}
+    best = {(variant, point.label) for variant, point in found.best()}
     columns = [
-        Column(context.say("Case")),
+        Column(context.say("Variant")),
+        Column(context.say("Setting")),
         Column(x.label, right=True),
         Column(y.label, right=True),
         Column(context.say("Beaten by none")),
@@ -142,20 +139,21 @@ def _points_part(context: Context, run: RunLine, found: TradeOff) -> Component:
     ]
     rows: list[list[Cell]] = []
     for curve in found.curves:
-        cost = found.costs.get(curve.name, {})
-        shown = quality(context, ppl=(None, cost.get("ppl")), kl=cost.get("kl"), top1=cost.get("top1_agreement"))
+        cost = choices.cost(context, found.costs.get(curve.name, {}))
         for point in curve.points:
             across = measured(point.x, point.x_low, point.x_high, x.unit)
             up = measured(point.y, point.y_low, point.y_high, y.unit)
-            yes_or_no = context.say("yes") if point.label in best else context.say("no")
-            rows.append([point.label, across, up, yes_or_no, shown])
-    caption = context.say("Medians over blocks with 95% intervals")
-    return section(
-        context.say("Every point"),
-        data_table(context, columns, rows, caption=caption),
-        html.P([machine_chip(context, run), " ", link(context, run.run_id, "/runs", filter=f"run={run.run_id}")]),
-        repeat(context, run.command),
+            setting = "–" if point.label == curve.name else point.label
+            yes_or_no = context.say("yes") if (curve.name, point.label) in best else context.say("no")
+            rows.append([curve.name, setting, across, up, yes_or_no, cost])
+    caption = context.say(
+        "{workload} of {model}, {common}: medians over blocks with 95% intervals",
+        workload=found.workload,
+        model=found.model,
+        common=found.common,
     )
+    table = data_table(context, columns, rows, caption=caption)
+    return section(context.say("Every point"), table, choices.source(context, run))
 
 
 def _reading_part(context: Context, state: State, found: TradeOff) -> Child:

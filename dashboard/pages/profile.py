@@ -16,8 +16,7 @@ from dash import html
 from dash.development.base_component import Component
 
 from dashboard import choices
-from dashboard.components import Cell, Child, Column, controls, data_table, empty, figure, notice, page, repeat, section
-from dashboard.components import machine as machine_chip
+from dashboard.components import Cell, Child, Column, controls, data_table, empty, figure, notice, page, section
 from dashboard.context import Context
 from dashboard.inputs import select
 from dashboard.profile_howto import how_to_profile
@@ -87,8 +86,7 @@ def layout(context: Context, state: State) -> Component:
         _stacks_part(context, run, chosen, other, stacks),
         *_trace_parts(context, trace),
         None if stacks and trace else how_to_profile(context, run, chosen),
-        machine_chip(context, run),
-        repeat(context, run.command),
+        choices.source(context, run),
     )
 
 

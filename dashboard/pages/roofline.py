@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from dash.development.base_component import Component
 
 from dashboard import choices
-from dashboard.components import Cell, Column, controls, data_table, empty, figure, link, page, repeat, section
-from dashboard.components import machine as machine_chip
+from dashboard.components import Cell, Column, controls, data_table, empty, figure, link, page, section
 from dashboard.context import Context
 from dashboard.inputs import select
 from dashboard.roofs import Reached, ceilings_of, reached
@@ -113,15 +112,15 @@ def _table(context: Context, run: RunLine, shown: Sequence[Reached], ceilings: S
     for found in shown:
         roof = roof_of(found.point, ceilings)
         rows.append([
-            link(context, found.point.name, "/case", case=found.case.case_id, machine=run.machine_id),
+            choices.roomy(link(context, found.point.name, "/case", case=found.case.case_id, machine=run.machine_id)),
             f"{found.point.intensity:.3g}", number(found.point.rate, "FLOP/s"), quantity(found.bandwidth, "bytes/s"),
-            f"{found.point.rate / roof[0]:.0%}" if roof else "–", roof[1].name if roof else "–",
+            f"{found.point.rate / roof[0]:.0%}" if roof else "–", choices.whole(roof[1].name if roof else "–"),
             quantity(found.mfu, "ratio"), quantity(found.mbu, "ratio"),
         ])  # fmt: skip
     note = context.say(
         "Operations and bytes as the model counts them. Over 100%: a cache holds what was counted, or the peak is low."
     )
     return section(
-        context.say("Every case"), data_table(context, columns, rows, caption=note), machine_chip(context, run),
-        repeat(context, run.command),
+        context.say("Every case"), data_table(context, columns, rows, caption=note),
+        choices.source(context, run),
     )  # fmt: skip

@@ -78,7 +78,9 @@ def layout(context: Context, state: State) -> Component:
     histories = [history_of(context, line, metric, int(state.runs)) for line in chosen[:SERIES]]
     remarks, problems = read_annotations(context.query.path)
     changes = numbered(histories, remarks)
-    part = min(max(state.part, 1), math.ceil(len(histories) / DRAWN))
+    pictured = [history for history in histories if len(history.lines) > 1]
+    parts = max(math.ceil(len(pictured) / DRAWN), 1)
+    part = min(max(state.part, 1), parts)
     return page(
         context,
         title,
@@ -93,9 +95,9 @@ def layout(context: Context, state: State) -> Component:
                 name=f"trend-{history.case_id}",
                 height=340,
             )
-            for history in histories[(part - 1) * DRAWN :][:DRAWN]
+            for history in pictured[(part - 1) * DRAWN :][:DRAWN]
         ),
-        _turning(context, state, part, math.ceil(len(histories) / DRAWN)),
+        _turning(context, state, part, parts),
         _series_part(context, histories, changes, len(chosen) - len(histories)),
         remarks_part(context, remarks),
     )
@@ -158,13 +160,13 @@ def _series_part(context: Context, histories: Sequence[History], changes: Sequen
     ]  # fmt: skip
     rows: list[list[Cell]] = [
         [
-            link(context, history.name, "/case", case=history.case_id),
+            choices.roomy(link(context, history.name, "/case", case=history.case_id)),
             str(len(history.lines)),
             choices.spark(context, [line.median for line in history.lines]),
             quantity(history.lines[-1].median, history.unit) if history.lines else "–",
             str(sum(change.history is history for change in changes)),
             "–" if history.band is None else f"{history.band:.1%}",
-            "; ".join(history.breaks) or "–",
+            choices.whole("; ".join(history.breaks[-2:]) or "–"),
         ]
         for history in histories
     ]

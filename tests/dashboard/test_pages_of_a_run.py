@@ -55,9 +55,11 @@ def test_batches_give_curves_of_latency_against_throughput(store: Store) -> None
     points = tables(page)[-1]
     assert column(points, "Beaten by none").count("yes") == 3
     assert column(points, "tpot")[0] == "10 ms"
-    quality = dict(zip(column(points, "Case"), column(points, "Quality"), strict=True))
-    assert quality["decode 32 @ 128, kv=prealloc"] == "PPL 12.50, KL 0.02, top-1 90.0%"
-    assert quality["decode 32 @ 128, reference"] == "not measured"
+    assert column(points, "Setting")[:3] == ["batch 1", "batch 2", "batch 4"]
+    quality = dict(zip(column(points, "Variant"), column(points, "Quality"), strict=True))
+    assert quality["kv=prealloc"] == "PPL 12.50, KL 0.02, top-1 90.0%"
+    assert quality["reference"] == "not measured"
+    assert "decode of tiny, context 128, new_tokens 32: medians over blocks" in shown(page)
 
 
 def test_curves_are_read_at_a_point_and_compared_with_the_baseline(store: Store) -> None:
@@ -161,7 +163,7 @@ def test_a_roof_is_what_holds_for_the_size_of_the_weights(store: Store) -> None:
     bounded(store)
     page = roofline.layout(context_of(store), roofline.State())
     assert sentence(page) == (
-        "tiny: decode 32 @ 128, reference comes nearest to its roof: 50% of read 416 MB. "
+        "decode 32 @ 128, reference comes nearest to its roof: 50% of read 416 MB. "
         "Memory bounds 1 of 2 cases, arithmetic the others."
     )
     table = tables(page)[0]
@@ -209,8 +211,7 @@ def test_coverage_counts_every_combination(store: Store) -> None:
     tried(store)
     page = matrix.layout(context_of(store), matrix.State(rows="kv", columns="quant"))
     assert sentence(page) == (
-        "kv × quant: of 6 combinations 2 were measured, 2 failed or gave wrong numbers, 1 were skipped with a reason, "
-        "1 were never run."
+        "kv × quant, 6 combinations: 2 measured, 2 failed or wrong, 1 skipped with a reason, 1 never run."
     )
     pivot, reasons = tables(page)
     assert pivot[0] == ["kv \\ quant", "int8", "none"]
