@@ -5,7 +5,7 @@
     database.ask("SELECT count(*) FROM cases WHERE status = ?", ["failed"])
 
 Views: `runs`, `cases` (as they stood last), `series` (one row per case: what it is), `options` and `parameters` (of a
-case, long), `summary` (with the standard error of the logarithm of each median), `student`. Every value is bound; no
+case, long), `summary` (with the standard error of the logarithm of each median). Every value is bound; no
 text from files becomes a name in SQL, and DuckDB itself may reach neither files nor network.
 """
 
@@ -18,6 +18,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dashboard.loading import CASE_COLUMNS, Loaded, Reader
 from dashboard.series import Identity, identity, series_tables, student_table
@@ -75,8 +76,6 @@ class Database:
         """Fill the tables in one transaction: a question that is being answered sees the store of before or of now."""
         with self._connection.cursor() as cursor:
             cursor.execute("BEGIN")
-            if before is None:
-                _fill(cursor, "student", student_table(), "*")
             if before is None or before.base_key != found.base_key:
                 _fill(cursor, "base_runs", pa.table({"run_id": pa.array(sorted(found.base_runs), pa.string())}), "*")
                 self._fill_rows(cursor, "base", self.reader.base_cases(found), self.reader.summary())
@@ -98,6 +97,7 @@ class Database:
     def _fill_rows(self, cursor: duckdb.DuckDBPyConnection, kind: str, cases: pa.Table, summary: pa.Table) -> None:
         only = "WHERE run_id IN (SELECT run_id FROM base_runs)" if kind == "base" else ""
         _fill(cursor, f"{kind}_cases", cases, _CASES, only)
+        _fill(cursor, "student", student_table(pc.unique(summary["num_blocks"]).to_pylist()), "*")
         _fill(cursor, f"{kind}_summary", summary, _SUMMARY, f"LEFT JOIN student USING (num_blocks) {only}")
         self.series |= {one.case_id: one for one in _identities(cases)}
 

@@ -21,14 +21,15 @@ from harness import registry
 from harness.core import UsageError, one_of
 
 Level = Literal["run", "case", "metric"]
-Kind = Literal["text", "start", "time", "flag"]
+Kind = Literal["text", "start", "machine", "time", "flag"]
 Bound: TypeAlias = "str | int | float | bool | datetime"
 LEVELS: tuple[Level, ...] = ("run", "case", "metric")
 
-# What a clause may be about: the level that it belongs to, the column, and how its value reads ("start": cut short).
+# What a clause may be about: the level that it belongs to, the column, and how its value reads. A "start" may be cut
+# short; a "machine" too, but a whole id means that machine alone, whatever others begin with it: machines never mix.
 FIELDS: Mapping[str, tuple[Level, str, Kind]] = {
     "suite": ("run", "runs.suite", "text"),
-    "machine": ("run", "runs.machine_id", "start"),
+    "machine": ("run", "runs.machine_id", "machine"),
     "commit": ("run", "runs.git_sha", "start"),
     "run": ("run", "runs.run_id", "start"),
     "run_status": ("run", "runs.status", "text"),
@@ -86,9 +87,15 @@ class Filter:
         )
 
     def with_value(self, field: str, value: str) -> Filter:
-        """This filter with `field=value` in place of its other clauses on the field; without them for value ""."""
+        """This filter with `field=value` in place of its other clauses on the field; without them for value "".
+
+        A field that is not known here is an axis of the store.
+        """
         others = tuple(clause for clause in self.clauses if clause.field != field)
-        return Filter((*others, *parse_filter(f"{field}={_quoted(value)}").clauses)) if value else Filter(others)
+        if not value:
+            return Filter(others)
+        known = _known_axes() | ({field} - FIELDS.keys() - _parameters())
+        return Filter((*others, _clause(f"{field}={value}", known)))
 
     def where(self, *levels: Level) -> tuple[str, tuple[Bound, ...]]:
         """The condition of the clauses at these levels (all unless named), and the values for its marks in order.
@@ -224,16 +231,25 @@ def _negated(clause: Clause, condition: str) -> str:
 
 def _any_of(column: str, kind: Kind, clause: Clause) -> tuple[str, list[Bound]]:
     """Whether a text column is one of the clause's values; `*` stands for any text, a "start" may be cut short."""
-    tests, bound = [], []
+    tests: list[str] = []
+    bound: list[Bound] = []
     for value in _split(clause):
-        if "*" in value or kind == "start":
-            pattern = value.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_").replace("*", "%")
+        if kind == "machine" and "*" not in value:
+            whole = "SELECT 1 FROM runs AS other WHERE other.machine_id = ?"
+            tests.append(f"{column} = ? OR {column} LIKE ? ESCAPE '\\' AND NOT EXISTS ({whole})")
+            bound += [value, _pattern(value) + "%", value]
+        elif "*" in value or kind == "start":
             tests.append(f"{column} LIKE ? ESCAPE '\\'")
-            bound.append(pattern + ("%" if kind == "start" else ""))
+            bound.append(_pattern(value) + ("%" if kind == "start" else ""))
         else:
             tests.append(f"{column} = ?")
             bound.append(value)
-    return " OR ".join(tests) or "FALSE", list(bound)
+    return " OR ".join(tests) or "FALSE", bound
+
+
+def _pattern(value: str) -> str:
+    """The value as a pattern of LIKE, where only `*` stands for any text."""
+    return value.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_").replace("*", "%")
 
 
 def _quoted(value: str) -> str:

@@ -14,17 +14,14 @@ file that is gone meanwhile gives an empty answer. Every value is bound; a Query
 
 from __future__ import annotations
 
-import json
-import math
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dashboard import sql
 from dashboard.database import Database
 from dashboard.filters import Filter
-from dashboard.loading import Loaded
+from dashboard.folding import cells, finite, mapping, noise_line, run_line
 from dashboard.rows import (
     CaseLine,
     MachineLine,
@@ -37,9 +34,8 @@ from dashboard.rows import (
     Stamp,
     SummaryLine,
 )
-from dashboard.series import Identity
 from harness import registry
-from harness.calibration import NoiseCalibration, load_noise, margin_for
+from harness.calibration import NoiseCalibration, load_noise
 from harness.core import SCHEMA_VERSION, one_of
 from harness.schema import RunRow
 from harness.store import Store
@@ -60,8 +56,6 @@ __all__ = [
 
 MAX_SAMPLES = 2_000
 SYNTHETIC_HOST = "synthetic"
-_MAX_REASONS = 5
-_MIN_RUNS_OF_NOISE = 3
 _EVERYTHING = Filter()
 
 
@@ -135,7 +129,7 @@ class Query:
             [baseline or "", other.machine_id if other else "", *values, max(limit, 0), max(offset, 0)],
         )
         total = self._database.ask(f"SELECT count(*) FROM runs WHERE {condition}", values)[0][0]
-        return RunsPage(tuple(_run_line(found, *row) for row in rows if row[0] in found.runs), total)
+        return RunsPage(tuple(run_line(found, *row) for row in rows if row[0] in found.runs), total)
 
     def cases(self, run_id: str) -> tuple[CaseLine, ...]:
         """The cases of a run in the order of its plan, with what really ran; none if the run is gone."""
@@ -152,7 +146,7 @@ class Query:
                 row["reason"] or "",
                 row["num_blocks"] or 0,
                 row["num_params"] or 0,
-                _mapping(row["facts"]),
+                mapping(row["facts"]),
                 row["suite"] or "",
                 row["group"] or "",
             )
@@ -209,7 +203,7 @@ class Query:
             status,
             n,
             num_blocks,
-            *map(_finite, numbers),
+            *map(finite, numbers),
         )
 
     def samples(self, run_id: str, case_id: str, metric: str) -> tuple[SampleLine, ...]:
@@ -236,7 +230,7 @@ class Query:
             sql.matrix(rows, columns, condition),
             [*values, *row_values, *column_values],
         )
-        return _cells(counts)
+        return cells(counts)
 
     def _spread(self, name: str) -> tuple[str, list[str]]:
         if name in sql.SPREADS:
@@ -252,7 +246,7 @@ class Query:
         """The noise of every timed series of a machine, and the calibrated floor of its family."""
         calibration = self.calibration(machine_id)
         rows = self._database.ask(sql.STEADINESS, [machine_id])
-        return tuple(_noise_line(self._database.series[case_id], calibration, *rest) for case_id, *rest in rows)
+        return tuple(noise_line(self._database.series[case_id], calibration, *rest) for case_id, *rest in rows)
 
     def calibration(self, machine_id: str) -> NoiseCalibration | None:
         """The noise calibration that holds for a machine's newest run; it says itself if it is from elsewhere."""
@@ -313,111 +307,6 @@ def _of_runs(which: Filter) -> tuple[str, list[Any]]:
     return f"{condition} AND {some}", [*values, *more]
 
 
-def _run_line(
-    found: Loaded,
-    run_id: str,
-    num_ok: int | None,
-    num_skipped: int | None,
-    num_failed: int | None,
-    change: float | None,
-    half: float | None,
-    noise: float | None,
-) -> RunLine:
-    run = found.runs[run_id]
-    return RunLine(
-        run.run_id,
-        run.started_at,
-        run.finished_at,
-        run.status,
-        run.suite,
-        run.git_sha,
-        run.git_dirty,
-        found.subjects.get(run.git_sha, ""),
-        run.machine_id,
-        run.device,
-        run.device_name,
-        run.cpu_model,
-        num_ok or 0,
-        num_skipped or 0,
-        num_failed or 0,
-        None if change is None else math.exp(change),
-        None if change is None or half is None else math.exp(change - half),
-        None if change is None or half is None else math.exp(change + half),
-        noise,
-        run.command,
-        run.session,
-        run.side,
-    )
-
-
-def _noise_line(
-    what: Identity,
-    calibration: NoiseCalibration | None,
-    metric: str,
-    unit: str,
-    num_runs: int,
-    num_blocks: int,
-    run_to_run: float | None,
-    drift: float | None,
-    within: float | None,
-) -> NoiseLine:
-    families = {(floor.workload, floor.model, floor.metric) for floor in (calibration.floors if calibration else ())}
-    floor, source = None, ""
-    if (what.kind, what.model, metric) in families:
-        floor, source = margin_for(calibration, what.kind, what.model, metric, 0.0, blocks=max(num_blocks, 2))
-    enough = num_runs >= _MIN_RUNS_OF_NOISE
-    return NoiseLine(
-        what.case_id,
-        what.workload,
-        what.model,
-        what.variant,
-        metric,
-        unit,
-        num_runs,
-        num_blocks,
-        _finite(run_to_run) if enough else None,
-        math.expm1(drift) if enough and drift is not None and math.isfinite(drift) else None,
-        _finite(within),
-        floor,
-        source,
-    )
-
-
-def _cells(counts: Iterable[tuple[str, str, str, str, int]]) -> tuple[MatrixCell, ...]:
-    """Counts by status and reason, in order, folded into one cell per place."""
-    places: dict[tuple[str, str], tuple[dict[str, int], list[str]]] = {}
-    for row, column, status, reason, num in counts:
-        by_status, reasons = places.setdefault((row, column), ({}, []))
-        known = status if status in ("ok", "skipped", "wrong") else "failed"
-        by_status[known] = by_status.get(known, 0) + num
-        if reason and status != "ok" and reason not in reasons and len(reasons) < _MAX_REASONS:
-            reasons.append(reason)
-    cells = [
-        MatrixCell(
-            row, column, by.get("ok", 0), by.get("skipped", 0), by.get("failed", 0), by.get("wrong", 0), tuple(reasons)
-        )
-        for (row, column), (by, reasons) in places.items()
-    ]
-    return tuple(sorted(cells, key=lambda cell: (_natural(cell.row), _natural(cell.column))))
-
-
-def _natural(value: str) -> tuple[int, str]:
-    """Sorts numbers by size, before texts."""
-    return (int(value), "") if value.isdecimal() else (sys.maxsize, value)
-
-
 def _planned_blocks(run: RunRow) -> int:
-    found = _mapping(run.plan).get("blocks")
+    found = mapping(run.plan).get("blocks")
     return found if isinstance(found, int) else 0
-
-
-def _mapping(text: str | None) -> Mapping[str, Any]:
-    try:
-        found = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

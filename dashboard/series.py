@@ -9,8 +9,9 @@ are no workload or variant of ours (imported ones) are kept as they are, without
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import pyarrow as pa
 
@@ -103,12 +104,17 @@ def series_tables(found: Collection[Identity]) -> tuple[pa.Table, pa.Table, pa.T
     )
 
 
-def student_table() -> pa.Table:
+def student_table(counts: Iterable[int]) -> pa.Table:
     """`student` (num_blocks, t): the quantile of Student's t of a 95% interval over so many blocks."""
-    counts = range(2, _MANY_BLOCKS + 1)
+    known = sorted(count for count in counts if 2 <= count <= _MANY_BLOCKS)
     return pa.table(
         {
-            "num_blocks": pa.array(counts, pa.int64()),
-            "t": pa.array([student_t_ppf(0.5 + _CONFIDENCE / 2, count - 1) for count in counts], pa.float64()),
+            "num_blocks": pa.array(known, pa.int64()),
+            "t": pa.array([_student_t(count - 1) for count in known], pa.float64()),
         }
     )
+
+
+@cache
+def _student_t(df: int) -> float:
+    return student_t_ppf(0.5 + _CONFIDENCE / 2, df)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 
 import pytest
@@ -43,7 +42,7 @@ def test_each_level_has_its_own_condition() -> None:
     [
         ("model=tiny,minimind-3", ("tiny", "minimind-3")),
         ("model=mini*", ("mini%",)),
-        ("machine=ab", ("ab%",)),
+        ("machine=ab", ("ab", "ab%", "ab")),
         ("commit!=3f2a", ("3f2a%",)),
         ("model=a_b%c*", (r"a\_b\%c%",)),
         ("dirty=yes", (True,)),
@@ -99,12 +98,8 @@ def test_an_axis_that_only_the_store_knows_is_a_field_when_named() -> None:
 def test_no_text_of_a_user_is_in_the_condition(field: str, evil: str) -> None:
     quoted = "'" + evil.replace("'", "'\"'\"'") + "'"
     condition, values = parse_filter(f"{field}={quoted}").where()
-    plain, _ = parse_filter(f"{field}=x").where()
-    marks = re.sub(r"(LIKE \? ESCAPE '\\'|= \?)", "@", condition)
-    assert marks.replace(" OR @", "").replace("@", "") == re.sub(r"(LIKE \? ESCAPE '\\'|= \?)", "@", plain).replace(
-        "@", ""
-    )
-    assert condition.count("?") == len(values)
+    harmless, _ = parse_filter(f"{field}={'x*' if '*' in evil else 'x'}").where()
+    assert condition == harmless and condition.count("?") == len(values)
 
 
 def test_a_picker_reads_and_replaces_its_own_field() -> None:
@@ -112,6 +107,8 @@ def test_a_picker_reads_and_replaces_its_own_field() -> None:
     assert found.values_of("suite") == ("gate", "norm") and found.values_of("model") == ()
     assert found.with_value("suite", "engines").text == "model!=tiny suite=engines"
     assert found.with_value("suite", "").text == "model!=tiny"
+    assert found.with_value("flavour", "sweet").where()[1][-2:] == ("flavour", "sweet")  # an axis of the store
+    assert len(found.with_value("run", ",".join(["20261122T095707-971a34"] * 500)).values_of("run")) == 500
     assert found.with_value("variant", "kv=cat norm=fused").values_of("variant") == ("kv=cat norm=fused",)
 
 

@@ -281,6 +281,18 @@ def test_a_filter_keeps_what_it_says(asked: Query, text: str, keep: Any) -> None
     assert {line.run_id for line in runs.rows} == {line.run_id for line in expected} and runs.total == len(runs.rows)
 
 
+def test_a_whole_machine_id_means_that_machine_alone(store: Store) -> None:
+    for machine_id in ("ab12", "ab12cd", "ab34"):
+        store_run(store, arm(), machine_id=machine_id)
+
+    def found(text: str) -> set[str]:
+        return {line.machine_id for line in Query(store.path).runs(parse_filter(text)).rows}
+
+    assert found("machine=ab") == {"ab12", "ab12cd", "ab34"} and found("machine=ab12") == {"ab12"}
+    assert found("machine!=ab12") == {"ab12cd", "ab34"} and found("machine=ab12c,ab3") == {"ab12cd", "ab34"}
+    assert found("machine=ab12*") == {"ab12", "ab12cd"}
+
+
 def test_filters_by_time_and_by_changed_files(asked: Query) -> None:
     middle = asked.runs(limit=500).rows[20].started_at
     assert middle is not None
