@@ -214,7 +214,7 @@ def _legend(paper: Any, figure: Figure, scheme: Scheme, width: int) -> float:
         needed = 28 + width_of(text, 12) + 18
         if x > 12 and x + needed > width:
             x, y = 12.0, y + _LEGEND_ROW
-        legend_sample(paper, trace, x, y)
+        legend_sample(paper, trace, scheme, x, y)
         paper.text(x + 28, y, text, fontsize=12, color=scheme.text, va="center", ha="left")
         x += needed
     return y + 12
@@ -288,8 +288,8 @@ def _colorbar(paper: Any, marker: Figure, scheme: Scheme, place: tuple[float, fl
     upper, span = top + 18, (bottom - top) * 0.6
     for step in range(steps):
         colour = colour_at(marker["colorscale"], 1 - (step + 0.5) / steps)
-        paper.fill_between([left, left + 10], upper + span * step / steps, upper + span * (step + 1.02) / steps,
-                           facecolor=colour, linewidth=0)  # fmt: skip
+        # Each step reaches the end and is covered by the next: side by side they would show seams.
+        paper.fill_between([left, left + 10], upper + span * step / steps, upper + span, facecolor=colour, linewidth=0)
     for share in (0.0, 0.5, 1.0):
         paper.text(left + 14, upper + span * (1 - share), f"{low + share * (high - low):.2g}", fontsize=11,
                    color=scheme.muted, va="center", ha="left")  # fmt: skip

@@ -93,7 +93,7 @@ def colorbar_of(figure: Figure) -> Figure | None:
     return next((marker for marker in markers if marker.get("showscale")), None)
 
 
-def legend_sample(paper: Any, trace: Figure, x: float, y: float) -> None:
+def legend_sample(paper: Any, trace: Figure, scheme: Scheme, x: float, y: float) -> None:
     """A line, symbol or patch of 22 by 12 pixels that shows how a trace looks."""
     marker = trace.get("marker", {})
     if trace["type"] == "bar" or trace.get("fill"):
@@ -101,7 +101,8 @@ def legend_sample(paper: Any, trace: Figure, x: float, y: float) -> None:
         fill = _first(marker.get("color")) or trace.get("fillcolor") or palette.NEUTRAL
         edge = marker.get("line", {}).get("color") or trace.get("line", {}).get("color") or fill
         corners = [x + 2, x + 20, x + 20, x + 2], [y - 6, y - 6, y + 6, y + 6]
-        paper.fill(*corners, facecolor=rgba(fill), edgecolor=rgba(edge), linewidth=1, hatch=_HATCHES[pattern])
+        paper.fill(*corners, facecolor=rgba(fill), edgecolor=rgba(edge), linewidth=1)
+        _hatch(paper, *corners, pattern, rgba(edge) if trace.get("fill") else scheme.background)
         return
     if "lines" in trace["mode"]:
         style = line_style(trace["line"]) | {"linewidth": min(trace["line"].get("width", 1.5), 4)}
@@ -208,16 +209,16 @@ def _area(axes: Any, trace: Figure, below: list[float] | None) -> list[float]:
     upper = _numbers(trace["y"])
     lower = below if trace["fill"] == "tonexty" and below is not None else [0.0] * len(upper)
     pattern = trace.get("fillpattern", {})
-    axes.fill(
-        [*trace["x"], *reversed(trace["x"])],
-        [*upper, *reversed(lower)],
-        facecolor=rgba(trace["fillcolor"]),
-        edgecolor=rgba(pattern.get("fgcolor", trace["line"]["color"])),
-        hatch=_HATCHES[pattern.get("shape", "")],
-        linewidth=0,
-        zorder=1.2,
-    )
+    x, y = [*trace["x"], *reversed(trace["x"])], [*upper, *reversed(lower)]
+    axes.fill(x, y, facecolor=rgba(trace["fillcolor"]), linewidth=0, zorder=1.2)
+    _hatch(axes, x, y, pattern.get("shape", ""), rgba(pattern.get("fgcolor", trace["line"]["color"])))
     return upper
+
+
+def _hatch(axes: Any, x: Sequence[float], y: Sequence[float], shape: str, colour: Any) -> None:
+    """Strokes over a fill, on their own: in one piece they would get its opacity."""
+    if shape:
+        axes.fill(x, y, facecolor="none", edgecolor=colour, linewidth=0, hatch=_HATCHES[shape], zorder=1.3)
 
 
 def _bar(axes: Any, trace: Figure, scheme: Scheme, width: int, zorder: float) -> None:

@@ -59,6 +59,11 @@ def empty(title: str, *, columns: Sequence[str] = (), language: Language = "en")
     return assemble([], layout, title=title, summary=summary, columns=columns, rows=[])
 
 
+def told(language: Language, *sentences: str) -> str:
+    """Sentences in a row; Chinese ones without spaces between them, empty ones left out."""
+    return ("" if language == "zh" else " ").join(sentence for sentence in sentences if sentence)
+
+
 def _clean(value: Any) -> Any:
     """Copies of plain types only; a number that is not finite becomes None, which Plotly draws as a gap."""
     if isinstance(value, Mapping):

@@ -26,6 +26,7 @@ from reports.figures.base import (
     rule,
     safe,
     thin,
+    told,
 )
 from reports.figures.numbers import Scale, change_text, number, plain_axis, scale_for
 from reports.language import Language, say
@@ -194,10 +195,11 @@ def _memory_sentence(points: Sequence[MemoryPoint], x_label: str, limit: float |
         low=f"{first.x:,.6g}",
         high=f"{last.x:,.6g}",
     )
+    residual = met = ""
     residuals = [point for point in points if finite(point.measured) is not None]
     if residuals:
         worst = max(residuals, key=lambda point: abs((point.measured or 0.0) - _predicted(point)))
-        text += " " + say(
+        residual = say(
             language,
             "The largest residual of {n} measured peaks is {residual} at {x}.",
             n=len(residuals),
@@ -206,13 +208,13 @@ def _memory_sentence(points: Sequence[MemoryPoint], x_label: str, limit: float |
         )
     reach = _reach(points, limit)
     if limit is not None and reach is not None:
-        text += " " + say(
+        met = say(
             language,
             "By the prediction the limit of {limit} is reached at {x}.",
             limit=number(limit, "bytes"),
             x=f"{reach:,.0f}",
         )
-    return text
+    return told(language, text, residual, met)
 
 
 def _reach(points: Sequence[MemoryPoint], limit: float | None) -> float | None:

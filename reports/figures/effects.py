@@ -15,7 +15,7 @@ from typing import get_args
 
 from harness.core import Better, VerdictName
 from reports import palette
-from reports.figures.base import Figure, assemble, empty, finite, hover, known, legend_on_top, safe, whiskers
+from reports.figures.base import Figure, assemble, empty, finite, hover, known, legend_on_top, safe, told, whiskers
 from reports.figures.numbers import (
     better_text,
     change_text,
@@ -192,7 +192,7 @@ def _forest_sentence(ordered: Sequence[Effect], num_shown: int, limit: float | N
         for name in _VERDICTS
         if any(effect.verdict == name for effect in judged)
     ]
-    parts = [say(language, "{counts}; {n} in all.", n=len(judged), counts=", ".join(counts) or "-")]
+    parts = [say(language, "{counts}; {n} in all.", n=len(judged), counts=say(language, ", ").join(counts) or "-")]
     measurable = [effect for effect in judged if _goodness(effect)[0]]
     if measurable:
         largest = max(measurable, key=lambda effect: abs(_goodness(effect)[1]))
@@ -210,7 +210,7 @@ def _forest_sentence(ordered: Sequence[Effect], num_shown: int, limit: float | N
         parts.append(say(language, "Dashed: the limit {limit}.", limit=ratio_text(limit)))
     if num_shown < len(ordered):
         parts.append(say(language, "{n} more stand in the table.", n=len(ordered) - num_shown))
-    return " ".join(parts)
+    return told(language, *parts)
 
 
 def bars(pairs: Sequence[Pair], *, unit: str, language: Language = "en") -> Figure:
@@ -294,7 +294,7 @@ def _bars_sentence(pairs: Sequence[Pair], unit: str, num_shown: int, language: L
         change=change_text(ratio),
     )
     more = say(language, "{n} more stand in the table.", n=len(pairs) - num_shown) if num_shown < len(pairs) else ""
-    return f"{text} {more}".strip()
+    return told(language, text, more)
 
 
 def ladder(steps: Sequence[LadderStep], *, unit: str, better: Better = "higher", language: Language = "en") -> Figure:
@@ -390,4 +390,4 @@ def _ladder_sentence(steps: Sequence[LadderStep], unit: str, language: Language)
         label=largest.label,
         change=change_text(largest.ratio),
     )
-    return f"{text} {more}"
+    return told(language, text, more)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reports import palette
-from reports.figures.base import Figure, assemble, empty, hover, safe
+from reports.figures.base import Figure, assemble, empty, hover, safe, told
 from reports.figures.numbers import change_text
 from reports.language import Language, say
 
@@ -245,4 +245,4 @@ def _sentence(
         )
     if len(placed) < len(cells):
         parts.append(say(language, "{n} cells belong to no row or column.", n=len(cells) - len(placed)))
-    return " ".join(parts)
+    return told(language, *parts)

@@ -17,7 +17,20 @@ from statistics import median
 
 from harness.core import Better
 from reports import palette
-from reports.figures.base import Figure, above_axis, assemble, empty, finite, hover, known, rule, safe, thin, whiskers
+from reports.figures.base import (
+    Figure,
+    above_axis,
+    assemble,
+    empty,
+    finite,
+    hover,
+    known,
+    rule,
+    safe,
+    thin,
+    told,
+    whiskers,
+)
 from reports.figures.numbers import Scale, better_text, change_text, headed, measured, number, plain_axis, scale_for
 from reports.language import Language, say
 
@@ -75,7 +88,7 @@ def trend(
 ) -> Figure:
     """Values in their order with intervals. band: relative noise about each level (0.012: 1.2% up and down);
     limit: a gate's bound in the unit, dashed. Changes are coloured only where `better` names a direction."""
-    columns = [say(language, "run"), say(language, "commit"), say(language, "time"), say(language, "median [95%]"),
+    columns = [say(language, "run"), say(language, "commit"), say(language, "started"), say(language, "median [95%]"),
                say(language, "remark")]  # fmt: skip
     values = [finite(point.value) for point in points]
     if not known(values):
@@ -340,7 +353,7 @@ def _sentence(
     sized = [change for change in changes if change.before]
     if not sized:
         parts.append(say(language, "No change of level was found."))
-        return " ".join(parts)
+        return told(language, *parts)
     largest = max(sized, key=lambda change: abs(change.after / change.before - 1))
     parts.append(
         say(
@@ -352,7 +365,7 @@ def _sentence(
             label=points[largest.index].label if 0 <= largest.index < len(points) else "-",
         )
     )
-    return " ".join(parts)
+    return told(language, *parts)
 
 
 def sparkline(values: Sequence[float | None], *, colour: str = "currentColor") -> str:

@@ -16,7 +16,6 @@ from typing import Any
 from harness.stats import student_t_ppf
 from reports import palette
 from reports.figures.base import (
-    MAX_POINTS,
     Figure,
     above_axis,
     assemble,
@@ -30,12 +29,14 @@ from reports.figures.base import (
     named_ends,
     safe,
     thin,
+    told,
     whiskers,
 )
 from reports.figures.numbers import Scale, change_text, headed, measured, number, plain_axis, scale_for
 from reports.language import Language, say
 
 _LONG = 200  # steps from which on a loss curve has its running mean
+_DRAWN = 800  # of them are drawn: what lies between is noise that the mean holds
 _WINDOWS = 80  # the mean reaches so many parts of the curve to either side
 
 
@@ -248,7 +249,7 @@ def _scaling_sentence(
     if not ratios:
         return text
     name, first, last, ratio = max(ratios, key=lambda item: abs(item[3] - 1))
-    return f"{text} " + say(
+    change = say(
         language,
         "The largest change along a curve is {name}: {first} to {last} ({change}).",
         name=name,
@@ -256,6 +257,7 @@ def _scaling_sentence(
         last=number(last[1], unit),
         change=change_text(ratio),
     )
+    return told(language, text, change)
 
 
 def losses(curves: Sequence[LossCurve], *, language: Language = "en") -> Figure:
@@ -306,14 +308,14 @@ def losses(curves: Sequence[LossCurve], *, language: Language = "en") -> Figure:
     )
     broken = sum(len(curve.values) - len(known_of[curve.name]) for curve in curves)
     if broken:
-        summary += " " + say(language, "{n} values are not finite.", n=broken)
+        summary = told(language, summary, say(language, "{n} values are not finite.", n=broken))
     return assemble(traces, layout, title=title, summary=summary, columns=columns, rows=rows)
 
 
 def _loss_traces(curve: LossCurve, look: palette.Style) -> list[Figure]:
     """A short curve as it is; a long one faint beneath its running mean, since steps differ by their batches."""
     pairs = list(zip(curve.steps, curve.values, strict=False))
-    kept = thin(len(pairs), MAX_POINTS)
+    kept = thin(len(pairs), _DRAWN)
     trace = _loss_trace(curve.name, [pairs[place] for place in kept], look)
     if len(pairs) < _LONG:
         return [trace]

@@ -61,7 +61,7 @@ def roofline(ceilings: Sequence[Ceiling], points: Sequence[RoofPoint], *, langua
     """Intensity against achieved FLOP/s, both logarithmic, below the ceilings; the table says how much of its roof."""
     title = say(language, "Roofline")
     columns = [
-        say(language, "what"),
+        say(language, "kernel or step"),
         say(language, "FLOP per byte"),
         say(language, "achieved"),
         say(language, "of its roof"),
@@ -153,7 +153,7 @@ def _roof_points(points: Sequence[RoofPoint], roofs: Sequence[Ceiling], scale: S
     return {
         "type": "scatter",
         "mode": "markers",
-        "name": safe(say(language, "measured")),
+        "name": safe(say(language, "measured points")),
         "x": [point.intensity for point in kept],
         "y": [scale.of(point.rate) for point in kept],
         "marker": {"color": palette.SERIES, "symbol": "circle", "size": 9, "line": {"width": 0}},

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from reports import palette
-from reports.figures.base import Figure, assemble, empty, hover, legend_on_top, safe
+from reports.figures.base import Figure, assemble, empty, hover, legend_on_top, safe, told
 from reports.figures.numbers import headed, number, plain_axis, scale_for
 from reports.figures.rowed import row_layout, row_number
 from reports.language import Language, say
@@ -180,7 +180,7 @@ def _icicle_sentence(
         parts.append(say(language, "{n} frames stand only in the other.", n=num_gone))
     if num_left_out:
         parts.append(say(language, "{n} smaller frames are not drawn.", n=num_left_out))
-    return " ".join(parts)
+    return told(language, *parts)
 
 
 def timeline(spans: Sequence[Span], *, language: Language = "en") -> Figure:
@@ -204,7 +204,7 @@ def timeline(spans: Sequence[Span], *, language: Language = "en") -> Figure:
     idle = {lane: end - start - busy[lane] for lane in lanes}
     named = [name for name, _ in Counter(_durations(real)).most_common(_NAMED)]
     axis = plain_axis() | {"range": [0, (end - start) / scale.factor]}
-    heading = headed(say(language, "time"), scale)
+    heading = headed(say(language, "elapsed time"), scale)
     layout = row_layout(lanes, pixels=66, axis=axis, heading=heading, label_at=-0.32, characters=32, share=1.0)
     layout |= {"barmode": "overlay", "bargap": 0, "legend": legend_on_top(), "showlegend": True}
     layout["margin"] |= {"r": 16}
@@ -232,7 +232,8 @@ def timeline(spans: Sequence[Span], *, language: Language = "en") -> Figure:
         share=f"{idle[longest] / (end - start):.1%}",
     )
     if len(shown) < len(spans):
-        summary += " " + say(language, "{n} shorter or empty spans are not drawn.", n=len(spans) - len(shown))
+        left_out = say(language, "{n} shorter or empty spans are not drawn.", n=len(spans) - len(shown))
+        summary = told(language, summary, left_out)
     return assemble(traces, layout, title=title, summary=summary, columns=columns, rows=rows)
 
 

@@ -25,6 +25,7 @@ from reports.figures.base import (
     legend_on_top,
     safe,
     thin,
+    told,
 )
 from reports.figures.numbers import Scale, change_text, headed, number, plain_axis, scale_for
 from reports.language import Language, say
@@ -207,4 +208,4 @@ def _sentence(series: Sequence[RawSeries], unit: str, language: Language) -> str
     if len(medians) == 2 and finite(medians[0][1]):
         ratio = change_text(medians[1][1] / medians[0][1])
         parts.append(say(language, "{b} against {a}: {change}.", a=medians[0][0], b=medians[1][0], change=ratio))
-    return " ".join(parts) or say(language, "Warm-up only: nothing was timed.")
+    return told(language, *parts) or say(language, "Warm-up only: nothing was timed.")
