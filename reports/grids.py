@@ -8,7 +8,8 @@ Text cells are for people; each grid carries the same rows as data (`records`) f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness.compare import Comparison
@@ -22,7 +23,7 @@ from reports.figures.numbers import ratio_text
 from reports.language import Language, say, verdict_word
 from reports.sources import text_of
 from reports.views import Quality, RunView
-from reports.wording import case_name, most_changed, percent, ratio_of
+from reports.wording import case_name, most_changed, percent, ratio_of, short_names
 
 MOST_IN_FIGURE = 60
 Qualities = Mapping[tuple[str, str], Quality]
@@ -38,7 +39,7 @@ _DECISION_VERDICTS: Mapping[Decision, VerdictName | None] = {
 
 def verdict_text(verdict: VerdictName, language: Language) -> str:
     """Glyph and word: `▲ improved`."""
-    return f"{GLYPHS[verdict].split(' ')[0]} {verdict_word(language, verdict)}"
+    return f"{GLYPHS[verdict].split(' ')[0]}\N{NO-BREAK SPACE}{verdict_word(language, verdict)}"
 
 
 def ratio_with_interval(comparison: Comparison) -> str:
@@ -76,6 +77,7 @@ def changes_grid(
     *,
     title: str = "",
     most: int = 0,
+    name: Callable[[Comparison], str] | None = None,
 ) -> Grid:
     """One row per comparison: both values, ratio, verdict, what would have shown, what it costs in quality."""
     columns = (
@@ -90,7 +92,7 @@ def changes_grid(
     )
     rows = tuple(
         (
-            case_name(c, language),
+            name(c) if name else case_name(c, language),
             c.metric,
             quantity(c.reference_value, c.unit),
             quantity(c.candidate_value, c.unit),
@@ -109,7 +111,13 @@ def changes_grid(
     return Grid(columns, rows, title, tuple(c.verdict for c in comparisons), records, most)
 
 
-def reasons_grid(comparisons: Sequence[Comparison], language: Language, *, title: str = "") -> Grid:
+def reasons_grid(
+    comparisons: Sequence[Comparison],
+    language: Language,
+    *,
+    title: str = "",
+    name: Callable[[Comparison], str] | None = None,
+) -> Grid:
     """Every comparison with its margin and the reason of its verdict."""
     columns = (
         Column(say(language, "case")),
@@ -117,18 +125,16 @@ def reasons_grid(comparisons: Sequence[Comparison], language: Language, *, title
         Column("B/A [95%]", right=True),
         Column(say(language, "verdict")),
         Column(say(language, "margin"), right=True),
-        Column(say(language, "margin from")),
         Column(say(language, "blocks"), right=True),
         Column(say(language, "reason")),
     )
     rows = tuple(
         (
-            case_name(c, language),
+            name(c) if name else case_name(c, language),
             c.metric,
             ratio_with_interval(c),
             verdict_text(c.verdict, language),
             percent(c.margin),
-            c.margin_source,
             str(c.estimate.num_blocks) if c.estimate else "-",
             c.reason,
         )
@@ -137,15 +143,28 @@ def reasons_grid(comparisons: Sequence[Comparison], language: Language, *, title
     return Grid(columns, rows, title, tuple(c.verdict for c in comparisons), tuple(c.as_dict() for c in comparisons))
 
 
-def forest_of(comparisons: Sequence[Comparison], language: Language, *, limit: float | None = None) -> Picture | None:
+def margin_listing(comparisons: Sequence[Comparison]) -> Listing:
+    """Where the margins come from, with how many comparisons each judged."""
+    counts = Counter(f"{percent(c.margin)}: {c.margin_source}" for c in comparisons)
+    return Listing(tuple(f"{source} ({count})" for source, count in counts.most_common()))
+
+
+def forest_of(
+    comparisons: Sequence[Comparison],
+    language: Language,
+    *,
+    limit: float | None = None,
+    name: Callable[[Comparison], str] | None = None,
+) -> Picture | None:
     """The comparisons that have a ratio, the most changed where there are too many for one figure; None for none."""
     drawn = [c for c in comparisons if c.verdict != "invalid" and ratio_of(c)]
     if not drawn:
         return None
     shown = most_changed(drawn)[:MOST_IN_FIGURE]
+    labels = [f"{name(c)} {c.metric}" for c in shown] if name else short_names(shown, language)
     effects = [
         Effect(
-            f"{case_name(c, language)} {c.metric}",
+            label,
             ratio_of(c) or 1.0,
             c.estimate.low if c.estimate else None,
             c.estimate.high if c.estimate else None,
@@ -153,7 +172,7 @@ def forest_of(comparisons: Sequence[Comparison], language: Language, *, limit: f
             c.better,
             c.reason,
         )
-        for c in shown
+        for c, label in zip(shown, labels, strict=True)
     ]
     return Picture("forest", forest(effects, limit=limit, language=language))
 

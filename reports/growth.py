@@ -17,7 +17,7 @@ from reports.document import Grid
 from reports.figures import Figure, ScalingLine, scaling
 from reports.figures.numbers import measured, number
 from reports.language import Language, say
-from reports.wording import duration
+from reports.wording import duration, joined
 
 MOST_LINES = 6
 _SAME = 0.25  # two growths within this share of each other are called the same
@@ -98,7 +98,7 @@ def arithmetic_sentence(growth: Growth, language: Language) -> str:
         slow=number(first / growth.points[0].value, "FLOP/s"),
         fast=number(last / growth.points[-1].value, "FLOP/s"),
     )
-    return (" " if language == "en" else "").join((counted, why, rates))
+    return joined(language, (counted, why, rates))
 
 
 def traffic_sentences(growth: Growth, case: Measured | None, language: Language) -> list[str]:

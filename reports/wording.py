@@ -10,7 +10,7 @@ Digits follow the interval: nothing is printed finer than it is known. Torch-fre
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from harness.compare import Comparison
 from harness.schema import RunRow
@@ -77,6 +77,34 @@ def case_name(comparison: Comparison, language: Language = "en") -> str:
     if theirs.variant in (ours.variant, "reference"):
         return name
     return say(language, "{name} against {reference}", name=name, reference=theirs.variant)
+
+
+def joined(language: Language, sentences: Iterable[str]) -> str:
+    """Sentences one after another: Chinese ones need no space between them."""
+    return (" " if language == "en" else "").join(sentence for sentence in sentences if sentence)
+
+
+def place_name(comparison: Comparison) -> str:
+    """Model and workload only, where the variants are known already."""
+    return f"{comparison.candidate.model}: {comparison.candidate.label}"
+
+
+def short_names(comparisons: Sequence[Comparison], language: Language = "en") -> list[str]:
+    """Names for a figure: what is the same in all of them is left out, and stands in the table beside it."""
+
+    def named(c: Comparison, models: bool, metrics: bool) -> str:
+        theirs = c.reference.variant
+        against = "" if theirs in ("reference", c.candidate.variant) else theirs
+        name = f"{c.candidate.label} {c.candidate.variant}"
+        if models:
+            name = f"{c.candidate.model}: {name}"
+        if against:
+            name = say(language, "{name} against {reference}", name=name, reference=against)
+        return f"{name} {c.metric}" if metrics else name
+
+    models = len({c.candidate.model for c in comparisons}) > 1
+    metrics = len({c.metric for c in comparisons}) > 1
+    return [named(c, models, metrics) for c in comparisons]
 
 
 def most_changed(comparisons: Iterable[Comparison]) -> list[Comparison]:

@@ -17,7 +17,7 @@ from reports.kinds.parts import Part, lengths_in, missing_part, series_of
 from reports.kinds.run import qualities
 from reports.language import Language, say
 from reports.sources import CaseRows, Pool, kind_of, parameter, point_of
-from reports.wording import percent
+from reports.wording import joined, percent
 
 _COMMAND = "python -m harness run long_context"
 
@@ -108,7 +108,7 @@ def _memory_of(title: str, run: RunRow, variant: str, kind: str, splits: Sequenc
         high=number(last.peak, "bytes"),
         cache=number(last.kv, "bytes"),
     )
-    text = Paragraph((" " if language == "en" else "").join(sentences))
+    text = Paragraph(joined(language, sentences))
     return Part(Section(title, (text, Grid(columns, rows), picture)), (run,), answer)
 
 

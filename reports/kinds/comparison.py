@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from urllib.parse import urlencode
 
 from harness import registry
+from harness.compare import Comparison
 from harness.core import UsageError
 from harness.store import Store
 from harness.tables import Column
 from reports.document import Block, Command, Document, Grid, Missing, Note, Paragraph, Section
-from reports.grids import changes_grid, forest_of, gates_grid, reasons_grid
+from reports.grids import changes_grid, forest_of, gates_grid, margin_listing, reasons_grid
 from reports.kinds.run import MOST_ROWS, hidden_sentence
 from reports.language import Language, say
 from reports.sources import Request, environment_section, repeat_section
 from reports.views import ComparisonView, comparison_view, difference_word
+from reports.wording import place_name
 
 _MOST_DIFFERENCES = 6
 _MOST_ONE_SIDED = 4
@@ -35,12 +38,12 @@ def build(store: Store, request: Request) -> Document:
         repeat_section(runs, language, Command(view.command, say(language, "this comparison"))),
         Section(
             say(language, "All comparisons"),
-            (changes_grid(view.headline, view.quality, language),),
+            (changes_grid(view.headline, view.quality, language, name=_name(view)),),
             "detail",
         ),
         Section(
             say(language, "All metrics, with margins and reasons"),
-            (reasons_grid(view.comparisons, language),),
+            (margin_listing(view.comparisons), reasons_grid(view.comparisons, language, name=_name(view))),
             "detail",
         ),
         *_one_sided(view, language),
@@ -54,6 +57,11 @@ def _title(view: ComparisonView, language: Language) -> str:
     if a.run.run_id == b.run.run_id and a.variant and b.variant:
         return say(language, "{b} against {a} in run {run}", a=a.variant, b=b.variant, run=b.run.run_id)
     return say(language, "{b} against {a}", a=a.reference, b=b.reference)
+
+
+def _name(view: ComparisonView) -> Callable[[Comparison], str] | None:
+    """How rows are called: by their place, where the title says which variants are compared."""
+    return place_name if view.a.variant and view.b.variant else None
 
 
 def _notes(view: ComparisonView, language: Language) -> list[Block]:
@@ -70,7 +78,7 @@ def _changes(view: ComparisonView, language: Language) -> list[Block]:
     elif not changed:
         blocks.append(Paragraph(say(language, "No case differs significantly between A and B.")))
     else:
-        blocks.append(changes_grid(changed, view.quality, language, most=MOST_ROWS))
+        blocks.append(changes_grid(changed, view.quality, language, most=MOST_ROWS, name=_name(view)))
     blocks.append(Paragraph(hidden_sentence(view.counts, len(changed), language)))
     if view.only_in_a or view.only_in_b:
         text = say(
@@ -80,7 +88,7 @@ def _changes(view: ComparisonView, language: Language) -> list[Block]:
             b=len(view.only_in_b),
         )
         blocks.append(Paragraph(text))
-    picture = forest_of(view.headline, language)
+    picture = forest_of(view.headline, language, name=_name(view))
     return [*blocks, *([picture] if picture else [])]
 
 

@@ -27,6 +27,7 @@ from reports.kinds.parts import Part, assembled, lengths_in, missing_part, nothi
 from reports.language import Language, say
 from reports.sources import Pool, Request, parameter, point_of, text_of
 from reports.views import CaseView
+from reports.wording import joined
 
 _COMMAND = "python -m harness run long_context"
 _PREFERRED = ("long_context", "kv_cache")
@@ -59,7 +60,7 @@ def _prompts(pool: Pool, language: Language) -> Part:
         return missing_part(title, say(language, "TTFT at several prompt lengths"), _COMMAND)
     first = growths[0]
     blocks: list[Block] = [
-        Paragraph(" ".join(fit_sentence(first, "TTFT", say(language, "token of the prompt"), language))),
+        Paragraph(joined(language, fit_sentence(first, "TTFT", say(language, "token of the prompt"), language))),
         Paragraph(arithmetic_sentence(first, language)),
         growth_grid(growths, "TTFT", "FLOP", language),
         Picture("ttft", growth_figure(growths, say(language, "prompt in tokens"), "TTFT", language)),
@@ -86,8 +87,8 @@ def _decoding(pool: Pool, language: Language) -> Part:
         return missing_part(title, what, "python -m harness run kv_cache")
     first = growths[0]
     blocks: list[Block] = [
-        Paragraph(" ".join(fit_sentence(first, "TPOT", say(language, "cached position"), language))),
-        Paragraph(" ".join(traffic_sentences(first, _case_of(view.cases, first), language))),
+        Paragraph(joined(language, fit_sentence(first, "TPOT", say(language, "cached position"), language))),
+        Paragraph(joined(language, traffic_sentences(first, _case_of(view.cases, first), language))),
         traffic_grid(growths, language),
     ]
     if any(a and e and e < 0.95 * a for g in growths for a, e in zip(g.analytic_bytes, g.effective_bytes, strict=True)):

@@ -26,6 +26,7 @@ from reports.sources import (
     workload_of,
 )
 from reports.views import RunView
+from reports.wording import joined
 
 __all__ = ["Part", "assembled", "lengths_in", "missing_part", "nothing", "series_of"]
 
@@ -52,12 +53,12 @@ def assembled(
     runs = tuple({run.run_id: run for part in parts for run in part.runs}.values())
     answers = [part.answer for part in parts if part.answer]
     empty = sum(not part.answer for part in parts)
-    sentence = " ".join(answers) if language == "en" else "".join(answers)
+    sentence = joined(language, answers)
     if not answers:
         sentence = say(language, "Nothing that this report is about has been measured yet.")
     elif empty:
-        gap = " " if language == "en" else ""
-        sentence += gap + say(language, "Open questions: {empty} of {total}.", empty=empty, total=len(parts))
+        open_ones = say(language, "Open questions: {empty} of {total}.", empty=empty, total=len(parts))
+        sentence = joined(language, (sentence, open_ones))
     notes = left_out_note(store, runs, request) if runs else ()
     environment = environment_section(runs, language)
     sections = (

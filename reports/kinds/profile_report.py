@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.compare import Measured
+from harness.schema import PeakRow
 from harness.store import Store
 from harness.tables import Column
-from reports.causes import Bound, bound_of, top_operations, work_of
+from reports.causes import Bound, bound_of, nearest_peak, steps_of, top_operations, work_of
 from reports.document import Block, Document, Grid, Missing, Note, Paragraph, Picture, Section
 from reports.figures import Ceiling, RoofPoint, roofline
 from reports.growth import too_low_note
@@ -15,7 +16,7 @@ from reports.kinds.parts import Part, assembled, missing_part, nothing
 from reports.language import Language, say
 from reports.sources import CaseRows, Pool, Request, kind_of, point_of
 from reports.views import CaseView, RunView
-from reports.wording import case_name, change_text, duration, most_changed, percent
+from reports.wording import case_name, change_text, duration, joined, most_changed, percent
 
 _COMMAND = "python -m harness calibrate && python -m harness run ladder"
 _PREFERRED = ("ladder", "quickstart", "engines")
@@ -105,14 +106,14 @@ def _bound_sentence(case: Measured, bound: Bound, language: Language) -> str:
         bound=bound_word(bound, language),
     )
     if bound.operations and bound.rest > 0:
-        gap = " " if language == "en" else ""
-        text += gap + say(
+        unexplained = say(
             language,
             "Neither roof explains {rest} of it: {each} for each of its {calls} operator calls.",
             rest=duration(bound.rest),
             each=duration(bound.rest / bound.operations),
             calls=bound.operations,
         )
+        text = joined(language, (text, unexplained))
     return text
 
 
@@ -175,39 +176,52 @@ def _what_helps(view: RunView, kind: str, bound: Bound, language: Language) -> s
         metric=best.metric,
         change=change_text(best),
     )
-    return advice + (" " if language == "en" else "") + seen
+    return joined(language, (advice, seen))
 
 
 def _roofline(pool: Pool, view: RunView | None, language: Language) -> Part:
     """Cases under the measured ceilings."""
     title = say(language, "Roofline")
     peaks = pool.peaks(view)
+    items = [] if view is None else view.cases
+    points = [point for item in items if (point := _roof_point(item, peaks)) is not None][:_MOST_POINTS]
+    used = {name for point in points for name in point.bounds}
     ceilings = [
         Ceiling(
-            f"{row.kind} {row.dtype}" + (f" {row.size_bytes / 1e6:.0f} MB" if row.kind == "read" else ""),
+            _peak_name(row),
             "compute" if row.kind == "matmul" else "bandwidth",
             row.value,
             say(language, "measured by calibration"),
         )
         for row in peaks
-        if row.kind in ("matmul", "read")
+        if _peak_name(row) in used
     ]
-    points = [] if view is None else [point for item in view.cases if (point := _roof_point(item)) is not None]
     if view is None or not ceilings or not points:
         return missing_part(title, say(language, "measured peaks of this machine"), "python -m harness calibrate")
-    picture = Picture("roofline", roofline(ceilings, points[:_MOST_POINTS], language=language))
-    answer = say(language, "Cases under the measured roofs: {count}.", count=min(len(points), _MOST_POINTS))
+    picture = Picture("roofline", roofline(ceilings, points, language=language))
+    answer = say(language, "Cases under the measured roofs: {count}.", count=len(points))
     return Part(Section(title, (picture,)), (view.run,), answer)
 
 
-def _roof_point(item: CaseView) -> RoofPoint | None:
+def _peak_name(row: PeakRow) -> str:
+    return f"{row.kind} {row.dtype}" + (f" {row.size_bytes / 1e6:.0f} MB" if row.kind == "read" else "")
+
+
+def _roof_point(item: CaseView, peaks: Sequence[PeakRow]) -> RoofPoint | None:
+    """A case under the peaks of its number format and of its working set."""
     work, whole = work_of(item.case), point_of(item.case, "step_time")
     if work is None or whole is None or not work.bytes or item.case.status != "ok":
         return None
     if kind_of(item.case.workload) not in ("prefill", "decode"):
         return None
+    dtype = "?" if "quant=" in item.case.variant else str(item.case.facts.get("compute_dtype", "?"))
+    bounds = (
+        nearest_peak(peaks, "matmul", dtype=dtype),
+        nearest_peak(peaks, "read", size=work.bytes / steps_of(item.case)),
+    )
+    names = tuple(_peak_name(row) for row in bounds if row is not None)
     name = f"{item.case.label} {item.case.variant}"
-    return RoofPoint(name, work.flops / work.bytes, work.flops / whole.value, "analytic")
+    return RoofPoint(name, work.flops / work.bytes, work.flops / whole.value, "analytic", names)
 
 
 def _launches(view: RunView | None, language: Language) -> Part:

@@ -18,7 +18,7 @@ from reports.kinds.run import qualities
 from reports.language import Language, say
 from reports.sources import CaseRows, Pool, Request, kind_of, point_of, text_of
 from reports.views import CaseView, RunView
-from reports.wording import percent
+from reports.wording import joined, percent
 
 _COMMAND = "python -m harness run quantization"
 _PREFERRED = ("quantization",)
@@ -146,7 +146,7 @@ def _speed(pool: Pool, language: Language) -> Part:
     picture = forest_of(found, language)
     blocks: list[Block] = [changes_grid(found, qualities(view), language)]
     blocks += [picture] if picture else []
-    blocks += [Paragraph((" " if language == "en" else "").join(sentences))] if sentences else []
+    blocks += [Paragraph(joined(language, sentences))] if sentences else []
     blocks += [bounds] if bounds.rows else []
     if any("mbu" in case.series and case.series["mbu"].median > 1.05 for case in cases):
         blocks.append(Note(too_low_note(language)))

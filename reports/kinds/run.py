@@ -14,6 +14,7 @@ from reports.grids import (
     cases_grid,
     changes_grid,
     forest_of,
+    margin_listing,
     metrics_of,
     reasons_grid,
     unmeasured_listing,
@@ -119,8 +120,8 @@ def _details(view: RunView, language: Language) -> list[Section]:
         grid = changes_grid(view.headline, qualities(view), language)
         sections.append(Section(say(language, "All comparisons"), (grid,), "detail"))
     if view.comparisons:
-        grid = reasons_grid(view.comparisons, language)
-        sections.append(Section(say(language, "All metrics, with margins and reasons"), (grid,), "detail"))
+        blocks = (margin_listing(view.comparisons), reasons_grid(view.comparisons, language))
+        sections.append(Section(say(language, "All metrics, with margins and reasons"), blocks, "detail"))
     listing = unmeasured_listing(view, language)
     if listing is not None:
         sections.append(Section(say(language, "Every reason"), (listing,), "detail"))

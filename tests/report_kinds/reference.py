@@ -18,6 +18,7 @@ AB = (
     "compile/compile=off kv=prealloc",
     "compile/compile=default kv=prealloc",
 )  # of one run: a case each improved, same
+USUAL = {"comparison": AB, "run": ("compile",)}
 HOSTILE = "<script>alert(1)</script> | `x` ![p](http://h/p.png) <img src=x onerror=alert(2)> **b** '\"&"
 ROUTE = (
     "environment",
@@ -40,7 +41,7 @@ def page(kind: str, language: Language = "en") -> str:
 @lru_cache(maxsize=64)
 def real(kind: str, language: Language = "en", *refs: str) -> Document:
     """A report of the project's real runs, made once."""
-    words = refs or (AB if kind == "comparison" else ())
+    words = refs or USUAL.get(kind, ())
     return build(Store.open(STORE), kind, Request(words, language))
 
 
