@@ -20,6 +20,8 @@ from reports.language import Language, say
 
 Figure = dict[str, Any]
 MAX_POINTS = 2000
+MAX_TABLE = 400  # rows of a series' table: a page holds every cell
+_DIGITS = 7  # of a number in a figure: more than a screen can show, and half the bytes
 LABEL_SIZE = 12
 SMALL_SIZE = 11
 _END_LABEL = 18  # a name of so many characters may stand at the end of its line; longer ones go into the legend
@@ -65,7 +67,7 @@ def told(language: Language, *sentences: str) -> str:
 
 
 def _clean(value: Any) -> Any:
-    """Copies of plain types only; a number that is not finite becomes None, which Plotly draws as a gap."""
+    """Copies of plain types only, numbers to _DIGITS; one that is not finite becomes None, which is drawn as a gap."""
     if isinstance(value, Mapping):
         return {str(key): _clean(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -74,7 +76,8 @@ def _clean(value: Any) -> Any:
         return value
     if isinstance(value, int):
         return value
-    return finite(float(value))
+    number = finite(float(value))
+    return None if number is None else float(f"{number:.{_DIGITS}g}")
 
 
 def finite(value: float | None) -> float | None:

@@ -18,6 +18,7 @@ from statistics import median
 from harness.core import Better
 from reports import palette
 from reports.figures.base import (
+    MAX_TABLE,
     Figure,
     above_axis,
     assemble,
@@ -134,6 +135,7 @@ def trend(
         )
     for mark in marks:
         remarks.setdefault(mark.index, []).append(f"[{mark.number}] {mark.text}")
+    listed = sorted({*thin(len(points), MAX_TABLE), *(place for place in remarks if 0 <= place < len(points))})
     rows = [
         [
             points[place].run_id,
@@ -142,9 +144,12 @@ def trend(
             measured(points[place].value, points[place].low, points[place].high, unit),
             "; ".join(remarks.get(place, [])),
         ]
-        for place in drawn
+        for place in listed
     ]
     summary = _sentence(points, values, changes, title, unit, language)
+    if len(listed) < len(points):
+        every = say(language, "The table has {shown} of the {n} runs.", shown=len(listed), n=len(points))
+        summary = told(language, summary, every)
     return assemble(traces, layout, title=title, summary=summary, columns=columns, rows=rows)
 
 

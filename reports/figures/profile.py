@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reports import palette
@@ -56,11 +56,11 @@ def icicle(frames: Sequence[Frame], *, other: Sequence[Frame] | None = None, lan
         columns = [say(language, "frame"), say(language, "share"), say(language, "share in the other"),
                    say(language, "change in points"), say(language, "parent")]  # fmt: skip
     totals, there = _totals(frames), _totals(other or ())
-    whole = totals.get((), 0.0)
+    whole = totals.get((), 0)
     if not whole > 0:
         return empty(title, columns=columns, language=language)
     shares = {path: value / whole for path, value in totals.items()}
-    other_shares = {path: value / there[()] for path, value in there.items()} if there.get((), 0.0) > 0 else {}
+    other_shares = {path: value / there[()] for path, value in there.items()} if there.get((), 0) > 0 else {}
     # A parent is never smaller than its children and stands before them, so that none is kept without it.
     kept = sorted(totals, key=lambda path: (-totals[path], len(path), path))[:MAX_NODES]
     ids = {path: str(order) for order, path in enumerate(kept)}
@@ -104,13 +104,17 @@ def icicle(frames: Sequence[Frame], *, other: Sequence[Frame] | None = None, lan
     return assemble([trace], layout, title=title, summary=summary, columns=columns, rows=rows)
 
 
-def _totals(frames: Iterable[Frame]) -> dict[Path, float]:
-    """Time in every frame and what it calls; () is the whole."""
-    totals: dict[Path, float] = {}
-    for frame in frames:
-        if frame.value > 0 and math.isfinite(frame.value):
-            for depth in range(len(frame.path) + 1):
-                totals[frame.path[:depth]] = totals.get(frame.path[:depth], 0.0) + frame.value
+def _totals(frames: Sequence[Frame]) -> dict[Path, int]:
+    """Billionths of the whole in every frame and what it calls; () is the whole.
+
+    Whole numbers, since Plotly draws nothing at all where children outweigh their parent by the last digit.
+    """
+    real = [frame for frame in frames if frame.value > 0 and math.isfinite(frame.value)]
+    unit = math.fsum(frame.value for frame in real) / 1e9
+    totals: dict[Path, int] = {}
+    for frame in real:
+        for depth in range(len(frame.path) + 1):
+            totals[frame.path[:depth]] = totals.get(frame.path[:depth], 0) + max(round(frame.value / unit), 1)
     return totals
 
 

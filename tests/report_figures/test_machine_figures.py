@@ -101,11 +101,22 @@ def test_cells_are_coloured_by_ratio_hatched_when_failed_and_blank_when_not_meas
 def test_an_icicle_adds_up_to_its_root() -> None:
     frames = [Frame(("step", "attention"), 1.0), Frame(("step", "mlp"), 2.0), Frame(("step",), 0.5), Frame((), 0.5)]
     (trace,) = icicle(frames)["data"]
-    values = dict(zip(trace["labels"], trace["values"], strict=True))
-    assert values == {"all": 4.0, "step": 3.5, "mlp": 2.0, "attention": 1.0}
+    shares = {label: value / 1e9 for label, value in zip(trace["labels"], trace["values"], strict=True)}
+    assert shares == {"all": 1.0, "step": 3.5 / 4, "mlp": 2 / 4, "attention": 1 / 4}
     parents = dict(zip(trace["labels"], trace["parents"], strict=True))
     names = dict(zip(trace["ids"], trace["labels"], strict=True))
     assert names[parents["mlp"]] == "step" and parents["all"] == ""
+
+
+def test_no_children_outweigh_their_parent_not_even_by_the_last_digit() -> None:
+    frames = [Frame((f"f{k % 7}", f"g{k % 31}", f"h{k}"), 0.1 * (k % 13 + 1) / 3) for k in range(500)]
+    (trace,) = icicle(frames)["data"]
+    sums: dict[str, int] = {}
+    for parent, value in zip(trace["parents"], trace["values"], strict=True):
+        sums[parent] = sums.get(parent, 0) + value
+    values = dict(zip(trace["ids"], trace["values"], strict=True))
+    assert all(isinstance(value, int) for value in trace["values"])
+    assert all(sums[parent] <= values[parent] for parent in sums if parent)
 
 
 def test_an_icicle_is_pruned_to_the_largest_frames_with_all_their_parents() -> None:

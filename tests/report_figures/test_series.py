@@ -105,6 +105,15 @@ def test_a_history_of_ten_thousand_runs_is_thinned_and_keeps_its_ends() -> None:
     assert figure["layout"]["xaxis"]["ticktext"][-1] == "c9999"
 
 
+def test_a_long_table_is_thinned_but_keeps_what_is_remarked() -> None:
+    points = trend_points(3000)
+    figure = trend(points, title="t", unit="s", changes=[Change(1, 1501, 50, 45, 0.88, 0.92)])
+    meta = figure["layout"]["meta"]
+    assert len(meta["rows"]) in (400, 401)
+    assert [row[0] for row in meta["rows"] if row[4]] == ["run1501"]
+    assert meta["summary"].endswith(f"The table has {len(meta['rows'])} of the 3000 runs.")
+
+
 def test_a_fitted_line_is_that_of_scipy() -> None:
     xs, ys = [128.0, 512.0, 1024.0, 2048.0, 4096.0], [0.0103, 0.0111, 0.0119, 0.0147, 0.0189]
     fit, expected = fit_line(xs, ys), stats.linregress(xs, ys)
