@@ -188,7 +188,7 @@ def _of_tag(name: str, text: str, store: Store) -> Baseline:
     names = {named.name: named for named in list_baselines(store)}
     if name not in names:
         raise UsageError(f"no baseline is named '{name}'. Known: {', '.join(names) or 'none'}")
-    run = next((run for run in store.runs() if run.run_id == names[name].run_id), None)
+    run = store.run(names[name].run_id)
     if run is None:
         raise UsageError(f"baseline '{name}' is run {names[name].run_id}, which is no longer in store {store.path}")
     return Baseline("tag", text, run=run)

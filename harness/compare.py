@@ -223,7 +223,8 @@ def measured_cases(store: Store, run_id: str) -> list[Measured]:
             turns = by_case.setdefault(case_id, {}).setdefault(metric, {}).setdefault(block, {})
             turns.setdefault(turn, []).append(value)
             units[metric] = unit
-    session = next((run.session for run in store.runs() if run.run_id == run_id), "")
+    run = store.run(run_id)
+    session = run.session if run is not None else ""
     found = []
     for row in sorted(store.cases(run_id).to_pylist(), key=lambda row: row["ordinal"]):
         facts = json.loads(row["facts"] or "{}")
@@ -279,11 +280,9 @@ def compare_within(
     *,
     metrics: Iterable[str] | None = None,
     margin: float | MarginOf = DEFAULT_MARGIN,
-    confidence: float | ConfidenceOf = CONFIDENCE,
 ) -> list[Comparison]:
     """Every case of a run against its reference, one comparison per metric (all metrics unless named)."""
-    pairs = _pairs_within(measured_cases(store, run.run_id))
-    return compare_pairs(pairs, metrics=metrics, margin=margin, confidence=confidence)
+    return compare_pairs(_pairs_within(measured_cases(store, run.run_id)), metrics=metrics, margin=margin)
 
 
 def compare_pairs(
@@ -315,15 +314,18 @@ def compare_pairs(
 
 
 def _prior(pairs: Sequence[tuple[Measured, Measured]], metric: str) -> VariancePrior | None:
-    variances, dfs = [], []
+    estimates = []
     for reference, candidate in pairs:
         a, b = reference.series.get(metric), candidate.series.get(metric)
         if a and b and not a.single and reference.interleaved_with(candidate) and a.positive and b.positive:
-            estimate = paired_estimate(a.turns, b.turns)
-            if estimate is not None and estimate.num_blocks >= 2:
-                variances.append(estimate.sd**2)
-                dfs.append(float(estimate.num_blocks - 1))
-    return variance_prior(variances, dfs)
+            estimates.append(paired_estimate(a.turns, b.turns))
+    return prior_of(estimates)
+
+
+def prior_of(estimates: Iterable[Estimate | None]) -> VariancePrior | None:
+    """What the noise of these paired estimates says of each one's; those of one block say nothing."""
+    told = [estimate for estimate in estimates if estimate is not None and estimate.num_blocks > 1]
+    return variance_prior([e.sd**2 for e in told], [e.num_blocks - 1.0 for e in told])
 
 
 def why_invalid(reference: Measured, candidate: Measured) -> str | None:

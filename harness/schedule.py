@@ -18,11 +18,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
 from harness.case_state import CaseState
-from harness.compare import paired_estimate
+from harness.compare import paired_estimate, prior_of
 from harness.core import Case
 from harness.plan import Group
 from harness.sequential import MIN_BLOCKS, Looks
-from harness.stats import Estimate, variance_prior
+from harness.stats import Estimate
 
 if TYPE_CHECKING:
     from harness.runner import Runner, Schedule
@@ -123,13 +123,9 @@ def _judge(
 ) -> dict[str, float]:
     """Close what is decided; the widest interval left in each group, as a log ratio."""
     every = {group.name: pairs(runner, group) for group in runner.plan.groups}
-    found = {
-        case: estimate
-        for of_group in every.values()
-        for case, (a, b) in of_group.items()
-        if (estimate := paired_estimate(a.valid_turns(), b.valid_turns())) is not None and estimate.num_blocks > 1
-    }
-    prior = variance_prior([e.sd**2 for e in found.values()], [e.num_blocks - 1.0 for e in found.values()])
+    prior = prior_of(
+        paired_estimate(a.valid_turns(), b.valid_turns()) for of_group in every.values() for a, b in of_group.values()
+    )
     widths: dict[str, float] = {}
     for name, of_group in every.items():
         for case, (a, b) in of_group.items():

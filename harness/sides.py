@@ -23,10 +23,8 @@ from typing import Literal
 from harness.baselines import list_baselines
 from harness.calibration import load_noise, margin_for
 from harness.compare import (
-    CONFIDENCE,
     DEFAULT_MARGIN,
     Comparison,
-    ConfidenceOf,
     MarginOf,
     Measured,
     compare_pairs,
@@ -124,7 +122,7 @@ def _resolved(revision: str, shas: Sequence[str]) -> str:
 def _of_tag(store: Store, name: str, suite: str) -> RunRow:
     names = {named.name: named.run_id for named in list_baselines(store)}
     one_of("tag", name, list(names))
-    run = next((run for run in store.runs() if run.run_id == names[name]), None)
+    run = store.run(names[name])
     if run is None:
         raise UsageError(f"tag '{name}' is run {names[name]}, which is no longer in store {store.path}")
     if suite in ("", run.suite):
@@ -204,7 +202,6 @@ def compare_sides(
     *,
     metrics: Iterable[str] | None = None,
     margin: float | MarginOf = DEFAULT_MARGIN,
-    confidence: float | ConfidenceOf = CONFIDENCE,
 ) -> list[Comparison]:
     """B against A. Cases match by identity, or by model and workload where either side names a variant."""
     by_variant = a.variant is not None or b.variant is not None
@@ -218,4 +215,4 @@ def compare_sides(
             references.setdefault(key(case), case)
     candidates = [case for case in b.cases if b.variant is None or case.variant == b.variant]
     pairs = [(references[key(case)], case) for case in candidates if key(case) in references]
-    return compare_pairs(pairs, metrics=metrics, margin=margin, confidence=confidence)
+    return compare_pairs(pairs, metrics=metrics, margin=margin)

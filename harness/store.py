@@ -203,6 +203,11 @@ class Store:
         oldest = datetime.min.replace(tzinfo=UTC)
         return sorted(found, key=lambda run: (run.started_at or oldest, run.run_id))
 
+    def run(self, run_id: str) -> RunRow | None:
+        """The run of that id; None if there is none, or its row cannot be read (then it is named in `problems`)."""
+        known = f"{run_id}.parquet" in self.catalog.names(self.path / "runs")  # an id is never taken for a path
+        return self._run(self.path / "runs" / f"{run_id}.parquet") if known else None
+
     def _run(self, path: Path) -> RunRow | None:
         try:
             found = path.stat()

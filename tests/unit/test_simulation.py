@@ -206,11 +206,11 @@ def test_the_rule_keeps_its_promise_on_a_machine_that_supports_it(rules: ModuleT
 
 
 def test_the_measured_noise_gives_the_published_rates(rules: ModuleType) -> None:
-    """docs/lab, 2026-11-22, rules compared: no false alarm, 86% of 3% and 99.9% of 5%; here other seeds."""
+    """docs/lab, 2026-11-22, rules compared: no false alarm, 98.7% of 3% and all of 5%; here other seeds."""
     models = rules.read_models(rules.MODELS)
     found, _ = rules.our_outcome(rules.our_differences(models, num=250, seed=11), rules.OURS)
     assert found.rate(0.0) * 1000 <= scipy_stats.binom.ppf(0.999, 1000, 0.01)
-    assert found.rate(0.03) == pytest.approx(0.86, abs=0.05)
+    assert found.rate(0.03) * 1000 >= scipy_stats.binom.ppf(0.001, 1000, 0.95)
     assert found.rate(0.05) * 1000 >= scipy_stats.binom.ppf(0.001, 1000, 0.99)
 
 
