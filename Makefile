@@ -3,6 +3,7 @@
 #   make demo    the environment, then a first measurement
 #   make test    the environment, then format, lint, types, import rules and tests
 #   make gate    the environment, then this project's exact gates against the parent commit
+#   make dashboard   the environment, then the results in a browser
 #
 # Repeating either skips what is done. Others: make env, make format, make clean.
 # Variables: PYTHON=python3.12 (which interpreter), ARGS="--device cuda" (more flags for the demo),
@@ -14,6 +15,9 @@ TORCH       ?= torch==2.13.0
 ARGS        ?=
 PYTEST_ARGS ?= -m "not slow"
 
+# Tests that measure, start servers or compute with all cores: one after the other.
+ALONE := tests/e2e tests/engines tests/browser suites
+
 # What the recipes below call.
 PY      := .venv/bin/python
 PIP     := $(PY) -m pip --disable-pip-version-check --quiet --quiet
@@ -23,13 +27,17 @@ INSTALL := $(PIP) install --constraint .venv/constraints.txt
 OURS    := --no-build-isolation --config-settings editable_mode=compat --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test gate env format clean
+.PHONY: help demo dashboard test gate env format clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 demo: .venv/.base
 	@$(PY) -m harness run quickstart $(ARGS)
+	@echo "look at it:  make dashboard, then http://127.0.0.1:8050/compare"
+
+dashboard: .venv/.serve
+	@$(PY) -m dashboard $(ARGS)
 
 test: .venv/.dev
 	@echo "== format and lint"
@@ -39,8 +47,10 @@ test: .venv/.dev
 	@$(PY) -m mypy
 	@echo "== import rules"
 	@.venv/bin/lint-imports --no-logo
-	@echo "== tests"
-	@$(PY) -m pytest $(PYTEST_ARGS)
+	@echo "== tests, side by side"
+	@$(PY) -m pytest $(PYTEST_ARGS) -n 2 --dist loadfile $(ALONE:%=--ignore=%)
+	@echo "== tests that want the machine to themselves"
+	@$(PY) -m pytest $(PYTEST_ARGS) $(ALONE)
 
 gate: .venv/.base
 	@echo "== gate"
@@ -137,6 +147,11 @@ export PYTHON_FITS TORCH_FITS CONSTRAINTS
 	    $(PY) -c 'import numpy, psutil, pyarrow, rich, safetensors, tokenizers, torch' && \
 	    echo "nothing could be installed, but all that measuring needs is here: run from this folder, as make does"; \
 	}
+	@touch $@
+
+.venv/.serve: .venv/.base
+	@echo "[+] what the dashboard and the reports need"
+	@$(INSTALL) $(OURS) ".[serve]"
 	@touch $@
 
 .venv/.dev: .venv/.base
