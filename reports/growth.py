@@ -195,6 +195,6 @@ def too_low_note(language: Language) -> str:
     """What it means that a step is faster than the calibrated peak allows."""
     return say(
         language,
-        "Some steps are faster than the calibrated bandwidth allows, so the calibration was disturbed and too low; "
+        "Some steps are faster than the calibrated peaks allow, so the calibration was disturbed and too low; "
         "repeat it on the quiet machine: python -m harness calibrate",
     )

@@ -10,6 +10,7 @@ Digits follow the interval: nothing is printed finer than it is known. Torch-fre
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from harness.compare import Comparison
@@ -89,22 +90,30 @@ def place_name(comparison: Comparison) -> str:
     return f"{comparison.candidate.model}: {comparison.candidate.label}"
 
 
-def short_names(comparisons: Sequence[Comparison], language: Language = "en") -> list[str]:
-    """Names for a figure: what is the same in all of them is left out, and stands in the table beside it."""
+def short_names(comparisons: Sequence[Comparison], language: Language = "en", *, length: int = 52) -> list[str]:
+    """Names for a figure: what follows from the rest, or is the same in all, is left out; the table has it.
 
-    def named(c: Comparison, models: bool, metrics: bool) -> str:
-        theirs = c.reference.variant
+    Of a name longer than `length`, which a figure cuts in its middle, the rarest words come first.
+    """
+    models = {c.candidate.label: c.candidate.model for c in comparisons}
+    metrics = {c.candidate.label: c.metric for c in comparisons}
+    tells_model = all(models[c.candidate.label] == c.candidate.model for c in comparisons)
+    tells_metric = all(metrics[c.candidate.label] == c.metric for c in comparisons)
+    counts = Counter(word for c in comparisons for word in c.candidate.variant.split())
+
+    def named(c: Comparison) -> str:
+        place = c.candidate.label if tells_model else f"{c.candidate.model}: {c.candidate.label}"
+        tail = "" if tells_metric else f" {c.metric}"
+        theirs, words = c.reference.variant, c.candidate.variant.split()
         against = "" if theirs in ("reference", c.candidate.variant) else theirs
-        name = f"{c.candidate.label} {c.candidate.variant}"
-        if models:
-            name = f"{c.candidate.model}: {name}"
+        name = f"{place} {c.candidate.variant}"
         if against:
             name = say(language, "{name} against {reference}", name=name, reference=against)
-        return f"{name} {c.metric}" if metrics else name
+        if len(name + tail) <= length:
+            return name + tail
+        return f"{place} {' '.join(sorted(words, key=lambda word: (counts[word], words.index(word))))}{tail}"
 
-    models = len({c.candidate.model for c in comparisons}) > 1
-    metrics = len({c.metric for c in comparisons}) > 1
-    return [named(c, models, metrics) for c in comparisons]
+    return [named(c) for c in comparisons]
 
 
 def most_changed(comparisons: Iterable[Comparison]) -> list[Comparison]:

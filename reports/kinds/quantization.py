@@ -22,6 +22,7 @@ from reports.wording import joined, percent
 
 _COMMAND = "python -m harness run quantization"
 _PREFERRED = ("quantization",)
+_CLOSE = 1e-3  # nats per token: below this the predictions are called the same
 _TARGETS: Mapping[str, str] = {  # backend -> the file format that it loads
     "llama_cpp": "GGUF",
     "onnxruntime": "ONNX",
@@ -101,7 +102,12 @@ def _quality(pool: Pool, language: Language) -> Part:
 
 def _smallest_close(items: Sequence[CaseView]) -> CaseView | None:
     close = [
-        item for item in items if item.quality is not None and item.quality.kl is not None and item.quality.kl < 1e-3
+        item
+        for item in items
+        if is_quantised(item.case.variant)
+        and item.quality is not None
+        and item.quality.kl is not None
+        and item.quality.kl < _CLOSE
     ]
     return min(close, key=lambda item: _disk(item.case) or float("inf"), default=None)
 

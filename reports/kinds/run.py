@@ -39,7 +39,7 @@ def build(store: Store, request: Request) -> Document:
     view = run_view(store, request.refs[0] if request.refs else "latest")
     run = view.run
     sections = (
-        Section(say(language, "What changed"), (*_status_notes(run, language), *_changes(view, language))),
+        Section(say(language, "What changed"), (*_status_notes(store, run, language), *_changes(view, language))),
         *_not_measured(view, language),
         Section(say(language, "Gates"), _gates(store, run, language)),
         environment_section([run], language),
@@ -75,9 +75,11 @@ def hidden_sentence(counts: Mapping[VerdictName, int], shown: int, language: Lan
     )
 
 
-def _status_notes(run: RunRow, language: Language) -> list[Block]:
+def _status_notes(store: Store, run: RunRow, language: Language) -> list[Block]:
     if run.status == "finished":
         return []
+    if store.is_live(run):
+        return [Note(say(language, "This run is still going on: these are its numbers so far."))]
     text = say(language, "This run is {status}, so blocks or cases may be missing. Complete it with", status=run.status)
     return [Note(text), Command(f"python -m harness run --resume {run.run_id}")]
 

@@ -6,10 +6,11 @@ from harness.compare import Measured
 from harness.store import Store
 from harness.tables import Column
 from reports.causes import bound_of, work_of
-from reports.document import Block, Document, Grid, Paragraph, Picture, Section
+from reports.document import Block, Document, Grid, Note, Paragraph, Picture, Section
 from reports.figures import Pair, Value, bars
 from reports.figures.numbers import number
 from reports.grids import changes_grid, forest_of
+from reports.growth import too_low_note
 from reports.kinds.parts import Part, assembled, missing_part, nothing
 from reports.kinds.profile_report import bound_word
 from reports.kinds.run import qualities
@@ -104,6 +105,8 @@ def _step(pool: Pool, view: RunView | None, language: Language) -> Part:
                 bound=bound_word(bound, language),
             )
             blocks.insert(0, Paragraph(text))
+            if bound.peak_too_low:
+                blocks.append(Note(too_low_note(language)))
     return Part(Section(title, tuple(blocks)), (view.run,), answer)
 
 

@@ -12,6 +12,7 @@ from harness.core import UsageError
 from harness.store import Store
 from harness.tables import to_json
 from reports.views import comparison_view, run_view
+from reports.wording import short_names
 from tests.report_kinds.reference import AB, STORE
 from tests.synthetic import Arm, store_run
 
@@ -155,3 +156,25 @@ def test_unknown_names_are_usage_errors(store: Store) -> None:
         comparison_view(store, "latest", "latest", metrics=["speed"])
     with pytest.raises(UsageError, match="variant of run"):
         comparison_view(store, "latest", "latest/kv=paged")
+
+
+def test_names_in_a_figure_leave_out_what_follows_and_put_rare_words_first(store: Store) -> None:
+    ours = "kv=prealloc logits=last norm=fused sdpa=fused step=cpp"
+    store_run(
+        store,
+        Arm(timed={"tps": SLOW}, model="minimind2-small"),
+        Arm(ours, timed={"tps": FAST}, model="minimind2-small"),
+        Arm(f"{ours} quant=int8", timed={"tps": FAST}, model="minimind2-small"),
+        Arm("kv=prealloc", timed={"tps": FAST}, model="minimind2-small"),
+    )
+    names = short_names(run_view(store, "latest").headline)
+    assert names[1] == "decode 32 @ 128 quant=int8 logits=last norm=fused sdpa=fused step=cpp kv=prealloc"
+    assert names[2] == "decode 32 @ 128 kv=prealloc"
+
+
+def test_names_in_a_figure_keep_the_model_where_the_work_does_not_tell_it(store: Store) -> None:
+    arms = [Arm(variant, timed={"tps": SLOW}, model=model, group=model)
+            for model in ("tiny", "minimind2-small") for variant in ("reference", "kv=prealloc")]  # fmt: skip
+    store_run(store, *arms)
+    names = short_names(run_view(store, "latest").headline)
+    assert names == ["tiny: decode 32 @ 128 kv=prealloc", "minimind2-small: decode 32 @ 128 kv=prealloc"]
