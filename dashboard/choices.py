@@ -34,6 +34,7 @@ from reports.figures import sparkline
 from reports.palette import NEUTRAL
 
 RECENT = 50  # runs that a picker offers
+LOOKED_AT = 20  # runs among which a page looks for one that has something to show
 QUALITY = ("kl", "ppl", "top1_agreement")
 _KEY = re.compile(r"[0-9A-Za-z]{1,64}")  # a fingerprint that may become the name of a file
 T = TypeVar("T")
@@ -110,6 +111,15 @@ def run_of(context: Context, place: Place, wanted: str) -> RunLine | None:
         known = ", ".join(run.run_id for run in recent_runs(context, place, 5))
         raise UsageError(f"no run '{wanted[:60]}' on machine {place.machine.machine_id[:8]}; the newest are {known}")
     return found.rows[0]
+
+
+def richest_run(context: Context, place: Place, wanted: str, metrics: Sequence[str]) -> RunLine | None:
+    """The run named; else of the newest the one with the most cases that have these metrics, else the newest."""
+    if wanted:
+        return run_of(context, place, wanted)
+    recent = recent_runs(context, place, LOOKED_AT)
+    counts = Counter(line.run_id for line in lines_of(context, place, [run.run_id for run in recent], metrics))
+    return max(recent, key=lambda run: counts[run.run_id], default=None)
 
 
 def run_select(context: Context, place: Place, chosen: RunLine | None) -> Component:

@@ -1,7 +1,7 @@
 """One series through the runs of one machine: its points, its breaks, its changes of level, its band of noise.
 
-    history = history_of(context, line, "tps", 100)       # of the case and suite of a summary line, the last 100 runs
-    for change in numbered([history], remarks):
+    histories = histories_of(context, lines, "tps", 100)    # of these lines' cases and suites, the last 100 runs
+    for change in numbered(histories, remarks):
         print(change.number, change.found.after.git_sha, change.found.point.ratio, change.remark)
 
 A series breaks where the suite's version or the machine's software changed: what lies on both sides is not one level.
@@ -18,9 +18,10 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Literal
 
+from dashboard import choices
 from dashboard.annotations import Annotation
-from dashboard.choices import better_of, case_name
 from dashboard.context import Context
+from dashboard.filters import Filter
 from dashboard.rows import SummaryLine
 from harness.change_points import ChangePoint, change_points, history_noise
 from harness.core import Better, VerdictName
@@ -93,26 +94,50 @@ class Numbered:
         return "improved" if (point.ratio > 1.0) == (better == "higher") else "regressed"
 
 
-def history_of(context: Context, newest: SummaryLine, metric: str, runs: int) -> History:
-    """The history of a summary line's case under its suite, at most its last `runs` runs with a positive value."""
-    every = context.query.series(newest.case_id, metric, newest.machine_id)
-    usable = [line for line in every if line.suite == newest.suite and _usable(line.median)]
-    lines = tuple(usable[-runs:])
-    segments, breaks = _segments(context, lines)
+def histories_of(context: Context, newest: Sequence[SummaryLine], metric: str, runs: int) -> list[History]:
+    """The histories of some summary lines' cases under their suites, in their order; all lines are of one machine.
+
+    At most the last `runs` runs with a positive value; one question to the store for all of them.
+    """
+    if not newest:
+        return []
+    cases = Filter().with_value("machine", newest[0].machine_id).with_value("metric", metric)
+    wanted = cases.with_value("case", ",".join(choices.distinct(line.case_id for line in newest)))
+    found: dict[tuple[str, str], list[SummaryLine]] = {}
+    for line in context.query.summary(wanted):
+        if line.metric == metric and line.machine_id == newest[0].machine_id and _usable(line.median):
+            found.setdefault((line.case_id, line.suite), []).append(line)
+    states: dict[str, Mapping[str, str]] = {}
+    return [
+        _history(context, line, metric, found.get((line.case_id, line.suite), [])[-runs:], states) for line in newest
+    ]
+
+
+def _history(
+    context: Context,
+    newest: SummaryLine,
+    metric: str,
+    lines: Sequence[SummaryLine],
+    states: dict[str, Mapping[str, str]],
+) -> History:
+    """One history; `states` keeps what was learnt of a run for the others."""
+    for line in lines:
+        if line.run_id not in states:
+            states[line.run_id] = _state(context, line.run_id)
+    segments, breaks = _segments([states[line.run_id] for line in lines])
     values = [line.median or 0.0 for line in lines]
     stretches = _stretches(segments)
-    found = [change for start, end in stretches for change in _changes(lines, values, start, end)]
     noises = [history_noise(values[start:end]) for start, end in stretches if end - start >= MIN_SEGMENT]
     return History(
         newest.case_id,
-        case_name(newest),
+        choices.case_name(newest),
         f"{newest.model} {newest.workload} {newest.variant}",
         metric,
         newest.unit,
-        better_of(metric),
-        lines,
+        choices.better_of(metric),
+        tuple(lines),
         segments,
-        tuple(found),
+        tuple(change for start, end in stretches for change in _changes(lines, values, start, end)),
         math.expm1(median(noises)) if noises else None,
         breaks,
     )
@@ -144,10 +169,9 @@ def _usable(value: float | None) -> bool:
     return value is not None and math.isfinite(value) and value > 0
 
 
-def _segments(context: Context, lines: Sequence[SummaryLine]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+def _segments(states: Sequence[Mapping[str, str]]) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """(the stretch of each run, what changed at each break)."""
-    states = [_state(context, line.run_id) for line in lines]
-    segments, breaks = [0] * min(len(lines), 1), []
+    segments, breaks = [0] * min(len(states), 1), []
     for before, after in pairwise(states):
         differing = [
             f"{name} {before[name] or '-'} → {after[name] or '-'}" for name in after if before[name] != after[name]

@@ -105,7 +105,7 @@ def _axes(wish: Wish, lines: Sequence[SummaryLine], metrics: Sequence[str]) -> t
     speed = choices.first_of(("tps", "prefill_tps", "train_tps"), metrics)
     x = wish.x or ("tpot" if len(batches) > 1 and "tpot" in metrics else speed)
     rest = [name for name in metrics if name != x]
-    return x, wish.y or choices.first_of(("tps",) if x == "tpot" else ("peak_bytes",), rest)
+    return x, wish.y or choices.first_of(("tps",) if x == "tpot" else ("peak_bytes", "kv_bytes", "disk_bytes"), rest)
 
 
 def _axis(metric: str, units: Mapping[str, str]) -> AxisOf:

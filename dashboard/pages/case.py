@@ -31,7 +31,7 @@ from dashboard.components import (
 from dashboard.components import machine as machine_chip
 from dashboard.components import when as time_of
 from dashboard.context import Context
-from dashboard.histories import history_figure, history_of
+from dashboard.histories import histories_of, history_figure
 from dashboard.inputs import select
 from dashboard.standings import Standing, facts_part, headline_of, standing, what_it_runs
 from reports.figures import RawSeries, measured, strip
@@ -161,9 +161,10 @@ def _numerics_part(context: Context, chosen: Standing) -> Component:
 
 def _history(context: Context, chosen: Standing, metric: str) -> Child:
     line = next((line for line in chosen.lines if line.metric == metric), None)
-    history = history_of(context, line, metric, 200) if line else None
-    if history is None or len(history.lines) < 2:
+    histories = histories_of(context, [line] if line else [], metric, 200)
+    if not histories or len(histories[0].lines) < 2:
         return None
+    history = histories[0]
     drawn = history_figure(context, history)
     more = link(
         context, context.say("Changes of level on the page Trend"), "/trend", case=(history.case_id,), metric=metric

@@ -37,7 +37,6 @@ from reports.figures import MemoryPoint, memory
 PATH = "/memory"
 TITLE = "Memory"
 ORDER = 6
-RUNS_LOOKED_AT = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ def layout(context: Context, state: State) -> Component:
     """The page."""
     title = context.say("Memory")
     place = choices.place_of(context, state.machine, state.filter)
-    run = _run(context, place, state) if place else None
+    run = choices.richest_run(context, place, state.run, ("kv_bytes",)) if place else None
     if place is None or run is None:
         what = context.say("No run matches: no peak was measured.")
         return page(context, title, what, empty(context, what, context.command("run kv_cache")))
@@ -98,16 +97,6 @@ def layout(context: Context, state: State) -> Component:
         ),
         _variants_part(context, state, run, chosen, limit),
     )  # fmt: skip
-
-
-def _run(context: Context, place: choices.Place, state: State) -> RunLine | None:
-    """The run named; else of those that recorded a cache the one with the most settings, else the newest."""
-    if state.run:
-        return choices.run_of(context, place, state.run)
-    recent = choices.recent_runs(context, place, RUNS_LOOKED_AT)
-    lines = choices.lines_of(context, place, [run.run_id for run in recent], ("kv_bytes",))
-    settings = {run.run_id: {line.workload for line in lines if line.run_id == run.run_id} for run in recent}
-    return max(recent, key=lambda run: len(settings[run.run_id]), default=None)
 
 
 def _figure(context: Context, state: State, shown: Sequence[Footprint], limit: float | None) -> Component:
@@ -169,10 +158,10 @@ def _variants_part(
         Column(context.say("Fits"), right=True, note=context.say("context that fits, by memory alone")),
         Column(context.say("Quality")),
     ]  # fmt: skip
+    costs = choices.quality_of(context, run.run_id, chosen[0].model)
     rows: list[list[Cell]] = []
     for variant in choices.distinct(found.variant for found in chosen):
         last = one_line([found for found in chosen if found.variant == variant])[-1]
-        costs = choices.quality_of(context, run.run_id, last.model).get(variant, {})
         known = last.weights is not None and last.cache is not None
         far = reach(last, limit) if state.along == "context" else None
         rows.append([
@@ -184,7 +173,7 @@ def _variants_part(
             quantity(last.peak, "bytes"),
             quantity(last.peak - (last.weights or 0.0) - (last.cache or 0.0), "bytes") if known else "–",
             "–" if far is None else rounded(far),
-            choices.cost(context, costs),
+            choices.cost(context, costs.get(variant, {})),
         ])  # fmt: skip
     caption = context.say("Each variant at its largest measured setting")
     return section(

@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from dash.development.base_component import Component
 
@@ -21,13 +22,14 @@ from dashboard.calibration_part import POWER, calibration_part, policy_of
 from dashboard.components import Cell, Column, controls, data_table, empty, link, page, section
 from dashboard.context import Context
 from dashboard.inputs import select
+from dashboard.query import Query
 from dashboard.rows import NoiseLine
 from harness.calibration import NoiseCalibration, Rate
 
 PATH = "/noise"
 TITLE = "Noise"
 ORDER = 8
-RUNS_LOOKED_AT, ROWS = 10, 100
+RUNS_LOOKED_AT, ROWS = 5, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +136,7 @@ def _refused_part(context: Context, place: choices.Place) -> Component:
     reasons: Counter[str] = Counter()
     runs = choices.recent_runs(context, place, RUNS_LOOKED_AT)
     for run in runs:
-        for case in context.query.cases(run.run_id):
-            invalid = case.facts.get("invalid_blocks")
-            for reason in invalid.values() if isinstance(invalid, dict) else ():
-                reasons[str(reason).partition(":")[0].partition(" took ")[0][:120]] += 1
+        reasons.update(_refusals(context.query, context.query.generation(), run.run_id))
     heading = context.say("Blocks refused in the last {n} runs", n=len(runs))
     if not reasons:
         what = context.say("No block was refused: no busy neighbour, no stolen time, no throttling was seen.")
@@ -145,3 +144,11 @@ def _refused_part(context: Context, place: choices.Place) -> Component:
     columns = [Column(context.say("Reason")), Column(context.say("Blocks of a case"), right=True)]
     rows: list[list[Cell]] = [[reason, str(count)] for reason, count in reasons.most_common(20)]
     return section(heading, data_table(context, columns, rows))
+
+
+@lru_cache(maxsize=64)
+def _refusals(query: Query, generation: str, run_id: str) -> tuple[str, ...]:
+    """Why blocks of a run were refused, without the figures; kept until the store changes: it reads the run's facts."""
+    invalid = [case.facts.get("invalid_blocks") for case in query.cases(run_id)]
+    reasons = [str(reason) for found in invalid if isinstance(found, dict) for reason in found.values()]
+    return tuple(reason.partition(":")[0].partition(" took ")[0][:120] for reason in reasons)

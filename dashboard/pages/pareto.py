@@ -58,7 +58,7 @@ def layout(context: Context, state: State) -> Component:
     """The page."""
     title = context.say("Pareto")
     place = choices.place_of(context, state.machine, state.filter)
-    run = choices.run_of(context, place, state.run) if place else None
+    run = choices.richest_run(context, place, state.run, ("peak_bytes",)) if place else None
     if place is None or run is None:
         what = context.say("No run matches: there are no points to weigh against each other.")
         return page(context, title, what, empty(context, what, context.command("run quantization")))

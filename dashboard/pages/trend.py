@@ -34,7 +34,7 @@ from dashboard.components import (
     section,
 )
 from dashboard.context import Context
-from dashboard.histories import MIN_RUNS, History, Numbered, history_figure, history_of, numbered
+from dashboard.histories import MIN_RUNS, History, Numbered, histories_of, history_figure, numbered
 from dashboard.history_parts import changes_part, remarks_part
 from dashboard.inputs import segmented, select
 from harness.tables import quantity
@@ -75,7 +75,7 @@ def layout(context: Context, state: State) -> Component:
             "No run of this machine has {metric} for what the filter lets through.", metric=metric or "?"
         )
         return page(context, title, what, bar, empty(context, what, context.command("run quickstart")))
-    histories = [history_of(context, line, metric, int(state.runs)) for line in chosen[:SERIES]]
+    histories = histories_of(context, chosen[:SERIES], metric, int(state.runs))
     remarks, problems = read_annotations(context.query.path)
     changes = numbered(histories, remarks)
     pictured = [history for history in histories if len(history.lines) > 1]
