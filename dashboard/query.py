@@ -120,16 +120,17 @@ class Query:
         `sort`: one of `sql.SORTS`, missing values last. `baseline`: the run that geomeans are relative to.
         """
         found = self._database.current()
-        column = sql.SORTS[one_of("column to sort by", sort, list(sql.SORTS))]
-        direction = "DESC" if descending else "ASC"
+        one_of("column to sort by", sort, list(sql.SORTS))
         condition, values = _of_runs(which)
         other = found.runs.get(baseline) if baseline else None
-        rows = self._database.ask(
-            f"{sql.RUNS} WHERE {condition} ORDER BY {column} {direction} NULLS LAST, runs.run_id DESC LIMIT ? OFFSET ?",
-            [baseline or "", other.machine_id if other else "", *values, max(limit, 0), max(offset, 0)],
-        )
+        against = [baseline or "", other.machine_id if other else ""]
+        first = against if sort == "geomean" else []
+        text = sql.page(sort, descending, condition)
+        ids = [row[0] for row in self._database.ask(text, [*first, *values, max(limit, 0), max(offset, 0)])]
+        beside = {row[0]: row for row in self._database.ask(sql.RUNS, [ids, ids, *against, ids, ids])}
         total = self._database.ask(f"SELECT count(*) FROM runs WHERE {condition}", values)[0][0]
-        return RunsPage(tuple(run_line(found, *row) for row in rows if row[0] in found.runs), total)
+        lines = [run_line(found, *beside[run_id]) for run_id in ids if run_id in beside and run_id in found.runs]
+        return RunsPage(tuple(lines), total)
 
     def cases(self, run_id: str) -> tuple[CaseLine, ...]:
         """The cases of a run in the order of its plan, with what really ran; none if the run is gone."""
