@@ -249,7 +249,7 @@ def _note(axes: Any, area: Any, note: Figure, layout: Figure, scheme: Scheme, pi
         for name in ("x", "y")
     )
     text = plain(note["text"])
-    if note.get("xref") == "paper" and note.get("x") == 0:
+    if note.get("xref") == "paper" and note.get("x") == 0 and "\n" not in text:
         text = _shortened(text, pixels, size)
     frame = None
     if note.get("borderwidth"):
@@ -268,6 +268,7 @@ def _note(axes: Any, area: Any, note: Figure, layout: Figure, scheme: Scheme, pi
         annotation_clip=False,
         zorder=6,
         bbox=frame,
+        linespacing=1.15,
     )
 
 

@@ -10,7 +10,7 @@ dicts without a browser.
 
 from reports.figures.base import Figure, assemble, empty
 from reports.figures.capacity import MemoryPoint, memory
-from reports.figures.effects import Effect, LadderStep, Pair, Value, bars, forest, ladder
+from reports.figures.effects import Effect, Pair, Value, bars, forest
 from reports.figures.grid import Cell, heat
 from reports.figures.history import Change, Mark, TrendPoint, sparkline, trend
 from reports.figures.lines import Fit, LossCurve, ScalingLine, fit_line, losses, scaling
@@ -19,6 +19,7 @@ from reports.figures.peaks import Ceiling, RoofPoint, roof_of, roofline
 from reports.figures.profile import Frame, Span, icicle, timeline
 from reports.figures.samples import RawSeries, ecdf, strip
 from reports.figures.tradeoffs import AxisOf, Curve, ParetoPoint, frontier, pareto, read_at
+from reports.figures.waterfall import LadderStep, ladder
 
 __all__ = [
     "AxisOf",

@@ -1,4 +1,4 @@
-"""Ratios and pairs as rows: a forest of effects, bars of two sides, and a ladder of steps that add up.
+"""Ratios and pairs as rows: a forest of effects, and bars of two sides.
 
     forest([Effect("decode(context=512)", 1.07, 1.05, 1.09, "improved", "higher")], limit=0.97)
 
@@ -15,7 +15,7 @@ from typing import get_args
 
 from harness.core import Better, VerdictName
 from reports import palette
-from reports.figures.base import Figure, assemble, empty, finite, hover, known, legend_on_top, safe, told, whiskers
+from reports.figures.base import Figure, assemble, empty, finite, hover, legend_on_top, safe, told, whiskers
 from reports.figures.numbers import (
     better_text,
     change_text,
@@ -28,11 +28,13 @@ from reports.figures.numbers import (
     ratio_text,
     scale_for,
 )
-from reports.figures.rowed import MAX_ROWS, row_layout, row_number, upright
+from reports.figures.rowed import MAX_ROWS, Rows, plan_rows, row_layout, row_number, upright
 from reports.language import Language, say, verdict_word
 from reports.palette import Judged
 
-_MARK = 0.17  # of a row: where the mark lies below the row's middle
+_FOREST = 27  # pixels below the label of a row; its mark lies in the middle
+_BARS = 47
+_THICK = 16
 _VERDICTS: tuple[VerdictName, ...] = get_args(VerdictName)
 
 
@@ -69,17 +71,6 @@ class Pair:
     b: Value
 
 
-@dataclass(frozen=True, slots=True)
-class LadderStep:
-    """One step up a ladder of options: its value, and its ratio to the step before (None for the first)."""
-
-    label: str
-    value: float
-    ratio: float | None
-    low: float | None
-    high: float | None
-
-
 def forest(effects: Sequence[Effect], *, limit: float | None = None, language: Language = "en") -> Figure:
     """Ratios with whiskers on a logarithmic axis, best first, a line at 1; limit: a gate's ratio, dashed."""
     title = say(language, "Effects")
@@ -101,14 +92,17 @@ def forest(effects: Sequence[Effect], *, limit: float | None = None, language: L
     ends = ratio_range([*ratios, *([] if limit is None else [limit])], bounds)
     heading = say(language, "ratio to the baseline (log)")
     heading = f"{heading}, {direction}" if direction else heading
-    layout = row_layout([effect.label for effect in shown], pixels=44, axis=ratio_axis(ends), heading=heading)
+    frame = plan_rows([effect.label for effect in shown], body=_FOREST)
+    layout = row_layout(frame, axis=ratio_axis(ends), heading=heading)
     layout["annotations"] += [
-        row_number(ratio_text(effect.ratio, effect.low, effect.high), row + _MARK) for row, effect in enumerate(shown)
+        row_number(ratio_text(effect.ratio, effect.low, effect.high), frame.at(row, _FOREST / 2))
+        for row, effect in enumerate(shown)
     ]
-    rules = [upright(1.0, len(shown))]
+    rules = [upright(1.0, frame)]
     if limit is not None and limit > 0:
-        rules.append(upright(limit, len(shown), dash="dash"))
+        rules.append(upright(limit, frame, dash="dash"))
     layout |= {"legend": legend_on_top(), "showlegend": True}
+    layout["height"] += 10 * len({effect.verdict for effect in shown})  # the legend has lines on a narrow screen
     rows = [
         [
             effect.label,
@@ -120,7 +114,7 @@ def forest(effects: Sequence[Effect], *, limit: float | None = None, language: L
         for effect in ordered
     ]
     summary = _forest_sentence(ordered, len(shown), limit, language)
-    traces = [*rules, *_forest_traces(shown, ends, language)]
+    traces = [*rules, *_forest_traces(shown, frame, ends, language)]
     return assemble(traces, layout, title=title, summary=summary, columns=columns, rows=rows)
 
 
@@ -145,7 +139,7 @@ def _word(verdict: Judged, language: Language) -> str:
     return say(language, "reference") if verdict == "reference" else verdict_word(language, verdict)
 
 
-def _forest_traces(shown: Sequence[Effect], ends: tuple[float, float], language: Language) -> list[Figure]:
+def _forest_traces(shown: Sequence[Effect], frame: Rows, ends: tuple[float, float], language: Language) -> list[Figure]:
     """One trace per verdict, so that the legend explains each symbol and counts it."""
     traces = []
     for verdict, style in palette.VERDICT.items():
@@ -162,7 +156,7 @@ def _forest_traces(shown: Sequence[Effect], ends: tuple[float, float], language:
                 "mode": "markers",
                 "name": safe(f"{_word(verdict, language)} ({len(places)})"),
                 "x": ratios,
-                "y": [row + _MARK for row in places],
+                "y": [frame.at(row, _FOREST / 2) for row in places],
                 "marker": {
                     "color": style.colour,
                     "symbol": style.symbol,
@@ -224,15 +218,15 @@ def bars(pairs: Sequence[Pair], *, unit: str, language: Language = "en") -> Figu
     scale = scale_for([value for pair in shown for value in (pair.a.median, pair.b.median)], unit)
     colours = (palette.NEUTRAL, palette.styles([names[1]])[names[1]].colour)
     axis = plain_axis(from_zero=True) | {"fixedrange": True, "nticks": 5}
-    labels = [pair.label for pair in shown]
-    layout = row_layout(labels, pixels=64, axis=axis, heading=headed("", scale), label_at=-0.34)
+    frame = plan_rows([pair.label for pair in shown], body=_BARS)
+    layout = row_layout(frame, axis=axis, heading=headed("", scale))
     layout |= {"barmode": "overlay", "bargap": 0, "legend": legend_on_top(), "showlegend": True}
     traces = []
-    for side, name, colour, place in zip(("a", "b"), names, colours, (-0.05, 0.26), strict=True):
+    for side, name, colour, place in zip(("a", "b"), names, colours, (12, 33), strict=True):
         values: list[Value] = [getattr(pair, side) for pair in shown]
         drawn = [scale.of(value.median) for value in values]
         texts = [measured(value.median, value.low, value.high, unit) for value in values]
-        layout["annotations"] += [row_number(text, row + place) for row, text in enumerate(texts)]
+        layout["annotations"] += [row_number(text, frame.at(row, place)) for row, text in enumerate(texts)]
         lows, highs = [scale.of(value.low) for value in values], [scale.of(value.high) for value in values]
         traces.append(
             {
@@ -240,8 +234,8 @@ def bars(pairs: Sequence[Pair], *, unit: str, language: Language = "en") -> Figu
                 "orientation": "h",
                 "name": safe(name, length=48),
                 "x": drawn,
-                "y": [row + place for row in range(len(shown))],
-                "width": 0.24,
+                "y": [frame.at(row, place) for row in range(len(shown))],
+                "width": frame.thick(_THICK),
                 # The baseline is hollow, so that the two differ without their colour too.
                 "marker": {
                     "color": palette.faint(colour, 0.18) if side == "a" else colour,
@@ -294,100 +288,4 @@ def _bars_sentence(pairs: Sequence[Pair], unit: str, num_shown: int, language: L
         change=change_text(ratio),
     )
     more = say(language, "{n} more stand in the table.", n=len(pairs) - num_shown) if num_shown < len(pairs) else ""
-    return told(language, text, more)
-
-
-def ladder(steps: Sequence[LadderStep], *, unit: str, better: Better = "higher", language: Language = "en") -> Figure:
-    """A waterfall: each step from the value before it to its own, coloured where its ratio's interval leaves 1."""
-    title = say(language, "Step by step")
-    columns = [
-        say(language, "step"),
-        say(language, "value"),
-        say(language, "ratio to the step before"),
-        say(language, "ratio to the start"),
-    ]
-    if not steps:
-        return empty(title, columns=columns, language=language)
-    shown = steps[:MAX_ROWS]
-    scale = scale_for([step.value for step in shown], unit)
-    top = 1.12 * max(known([scale.of(step.value) for step in shown]), default=1.0) or 1.0
-    axis = plain_axis() | {"fixedrange": True, "nticks": 5, "range": [0, top]}
-    heading = headed("", scale, better_text(better, language))
-    layout = row_layout([step.label for step in shown], pixels=46, axis=axis, heading=heading, characters=40)
-    layout |= {"barmode": "overlay", "bargap": 0, "margin": {"t": 12, "b": 50}}
-    drawn = [scale.of(step.value) or 0.0 for step in shown]
-    bases = [0.0, *drawn[:-1]]
-    judged = [_judge(step, better) for step in shown]
-    looks = [palette.VERDICT[verdict] for verdict in judged]
-    for row, step in enumerate(shown):
-        layout["annotations"] += [row_number(number(step.value, unit), row - 0.27)]
-        if step.ratio is not None:
-            text = f"{looks[row].glyph} {ratio_text(step.ratio, step.low, step.high)}"
-            layout["annotations"].append(row_number(text, row + _MARK))
-        if row:
-            layout["shapes"].append(_connector(bases[row], row))
-    trace = {
-        "type": "bar",
-        "orientation": "h",
-        "name": safe(title),
-        "base": bases,
-        "x": [value - base for value, base in zip(drawn, bases, strict=True)],
-        "y": [row + _MARK for row in range(len(shown))],
-        "width": 0.34,
-        "marker": {"color": [look.colour for look in looks], "line": {"width": 0}},
-        "hoverinfo": "text",
-        "hovertext": [
-            hover(step.label, number(step.value, unit), ratio_text(step.ratio, step.low, step.high)) for step in shown
-        ],
-    }
-    first = steps[0].value
-    rows = [
-        [
-            step.label,
-            number(step.value, unit),
-            ratio_text(step.ratio, step.low, step.high),
-            ratio_text(step.value / first if first else None),
-        ]
-        for step in steps
-    ]
-    summary = _ladder_sentence(steps, unit, language)
-    return assemble([trace], layout, title=title, summary=summary, columns=columns, rows=rows)
-
-
-def _judge(step: LadderStep, better: Better) -> Judged:
-    """What the interval of a step's ratio says: a change of sign only where it leaves 1 aside."""
-    if step.ratio is None:
-        return "reference"
-    if step.low is None or step.high is None or step.low <= 1 <= step.high or better == "neither":
-        return "inconclusive"
-    return "improved" if (step.low > 1) == (better == "higher") else "regressed"
-
-
-def _connector(x: float, row: int) -> Figure:
-    """From the end of the bar above down to this one."""
-    line = {"color": palette.NEUTRAL, "width": 1, "dash": "dot"}
-    ends = {"x0": x, "x1": x, "y0": row - 1 + _MARK, "y1": row + _MARK, "xref": "x", "yref": "y"}
-    return {"type": "line", **ends, "layer": "between", "line": line}
-
-
-def _ladder_sentence(steps: Sequence[LadderStep], unit: str, language: Language) -> str:
-    first, last = steps[0], steps[-1]
-    text = say(
-        language,
-        "Steps: {n}, from {first} to {last}: {change} in all.",
-        n=len(steps),
-        first=number(first.value, unit),
-        last=number(last.value, unit),
-        change=change_text(last.value / first.value if first.value else None),
-    )
-    ratios = [step for step in steps if step.ratio is not None and step.ratio > 0]
-    if not ratios:
-        return text
-    largest = max(ratios, key=lambda step: abs(math.log(step.ratio or 1.0)))
-    more = say(
-        language,
-        "The largest step is {label}: {change}.",
-        label=largest.label,
-        change=change_text(largest.ratio),
-    )
     return told(language, text, more)

@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from reports import palette
 from reports.figures.base import Figure, assemble, empty, hover, legend_on_top, safe, told
 from reports.figures.numbers import headed, number, plain_axis, scale_for
-from reports.figures.rowed import row_layout, row_number
+from reports.figures.rowed import Rows, heading_number, plan_rows, row_layout
 from reports.language import Language, say
 
 MAX_NODES = 1500
 MAX_SPANS = 2000
 _ROOT = "all"
+_BODY = 44  # pixels below the name of a lane; its bars lie in the middle
+_THICK = 28
 _NAMED = 4  # names with a look of their own in a timeline
 _TABLE_ROWS = 200
 _PLAIN = ("#4f6272", "#5b6f80")  # one frame beside the next: no meaning, so no hue; white text reads on both
@@ -209,20 +211,21 @@ def timeline(spans: Sequence[Span], *, language: Language = "en") -> Figure:
     named = [name for name, _ in Counter(_durations(real)).most_common(_NAMED)]
     axis = plain_axis() | {"range": [0, (end - start) / scale.factor]}
     heading = headed(say(language, "elapsed time"), scale)
-    layout = row_layout(lanes, pixels=66, axis=axis, heading=heading, label_at=-0.32, characters=32, share=1.0)
+    frame = plan_rows(lanes, body=_BODY, characters=32)
+    layout = row_layout(frame, axis=axis, heading=heading, share=1.0)
     layout |= {"barmode": "overlay", "bargap": 0, "legend": legend_on_top(), "showlegend": True}
     layout["margin"] |= {"r": 16}
     layout["height"] += 50  # for a legend of several lines on a narrow screen
     for row, lane in enumerate(lanes):
         share = f"{idle[lane] / (end - start):.1%}"
         text = say(language, "idle {time} ({share})", time=number(idle[lane], "s"), share=share)
-        layout["annotations"].append(row_number(text, row - 0.32))
+        layout["annotations"].append(heading_number(text, row, frame))
     looks = palette.styles(named)
     traces = []
     for name in [*named, None]:
         group = [span for span in shown if (span.name == name if name is not None else span.name not in named)]
         if group:
-            traces.append(_bars(group, name, looks, lanes, start, scale.factor, language))
+            traces.append(_bars(group, name, looks, lanes, frame, start, scale.factor, language))
     rows = _timeline_rows(real, end - start)
     longest = max(idle, key=idle.__getitem__)
     summary = say(
@@ -262,6 +265,7 @@ def _bars(
     name: str | None,
     looks: dict[str, palette.Style],
     lanes: Sequence[str],
+    frame: Rows,
     origin: float,
     factor: float,
     language: Language,
@@ -275,8 +279,8 @@ def _bars(
         "name": safe(say(language, "other") if name is None else name, length=24),
         "base": [(span.start - origin) / factor for span in spans],
         "x": [(span.end - span.start) / factor for span in spans],
-        "y": [rows[span.lane] + 0.15 for span in spans],
-        "width": 0.42,
+        "y": [frame.at(rows[span.lane], _BODY / 2) for span in spans],
+        "width": frame.thick(_THICK),
         "marker": {"color": colour, "line": {"width": 0}, "pattern": _pattern(name, colour)},
         "hoverinfo": "text",
         "hovertext": [

@@ -45,6 +45,14 @@ def test_a_forest_sums_itself_up_in_a_sentence_and_a_table() -> None:
     assert meta["rows"][0] == ["faster", "1.210× [1.180, 1.240]", "+21.0%", "▲ improved", "a note"]
 
 
+def test_a_long_label_takes_a_second_line_before_anything_of_it_is_cut() -> None:
+    long = "minimind2-small: decode 32 @ 128 backend=onnxruntime kv=prealloc norm=fused sdpa=fused tps"
+    found = labels(forest([Effect(long, 1.1, 1.0, 1.2, "improved", "higher"), *effects()]))
+    assert "minimind2-small: decode 32 @ 128 backend=onnxruntime<br>kv=prealloc norm=fused sdpa=fused tps" in found
+    longer = labels(forest([Effect("x" * 300, 1.1, 1.0, 1.2, "improved", "higher")]))[0]
+    assert all(len(line) <= 52 for line in longer.split("<br>")) and "…" in longer
+
+
 def test_where_lower_is_better_the_smallest_ratio_comes_first() -> None:
     pair = [Effect(name, ratio, None, None, "equivalent", "lower") for name, ratio in (("more", 1.1), ("less", 0.9))]
     figure = forest(pair)
