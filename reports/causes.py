@@ -21,7 +21,7 @@ from harness.schema import PeakRow
 from reports.figures import Fit, fit_line
 from reports.sources import Point, kind_of, parameter, point_of
 
-BoundName = Literal["compute", "memory", "dispatch", "kernels"]
+BoundName = Literal["compute", "memory", "dispatch", "kernels", "unknown"]
 _EXPLAINED = 0.6  # of a step's time by one roof: then that roof is the reason
 _MANY_CALLS = 50  # in a step: below that, dispatching them is not what takes the time
 _TOO_GOOD = 1.05  # a share of a peak above this says that the peak was measured too low
@@ -40,7 +40,8 @@ class Work:
 class Bound:
     """What limits a step. Shares are of the step's time; `operations` are calls per step that the host dispatches.
 
-    `kernels`: few calls that reach neither roof. `rest`: seconds per step that neither roof explains.
+    `kernels`: few calls that reach neither roof; `unknown`: neither roof, and the calls were not counted. `rest`:
+    seconds per step that neither roof explains.
     """
 
     name: BoundName
@@ -150,7 +151,9 @@ def bound_of(case: Measured, peaks: Sequence[PeakRow] = ()) -> Bound | None:
         return None
     seconds, explained = whole.value / steps_of(case), min(max(shares), 1.0)
     operations = operations_of(case)
-    name: BoundName = "dispatch" if operations is None or operations >= _MANY_CALLS else "kernels"
+    name: BoundName = "unknown"
+    if operations is not None:
+        name = "dispatch" if operations >= _MANY_CALLS else "kernels"
     if max(shares) >= _EXPLAINED:
         name = "compute" if compute_share == max(shares) else "memory"
     return Bound(name, seconds, compute_share, memory_share, operations, seconds * (1 - explained))

@@ -178,12 +178,13 @@ def forest_of(
 
 
 def cases_grid(view: RunView, language: Language, *, metrics: Sequence[str], title: str = "", most: int = 0) -> Grid:
-    """Every case of a run: status, chosen metrics with intervals, its ratio to the reference, its quality."""
+    """Every case of a run: status, its first metric, its ratio to the reference, other metrics, its quality."""
     columns = (
         Column(say(language, "case")),
         Column(say(language, "status")),
-        *(Column(name, right=True) for name in metrics),
+        Column(say(language, "first metric"), right=True),
         Column(say(language, "against the reference"), right=True),
+        *(Column(name, right=True) for name in metrics),
         Column(say(language, "quality")),
     )
     rows, verdicts, records = [], [], []
@@ -194,8 +195,9 @@ def cases_grid(view: RunView, language: Language, *, metrics: Sequence[str], tit
             (
                 f"{case.model}: {case.label} {case.variant}",
                 case.status if case.status == "ok" else f"{case.status}: {case.reason}",
-                *(text_of(case, name) for name in metrics),
+                f"{case.headline} {text_of(case, case.headline)}" if case.headline else "-",
                 against if case.status == "ok" else "-",
+                *(text_of(case, name) for name in metrics),
                 quality_text(item.quality, None, language) if item.quality else "-",
             )
         )

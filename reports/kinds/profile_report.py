@@ -57,6 +57,7 @@ def bound_word(bound: Bound, language: Language) -> str:
         "memory": say(language, "memory"),
         "dispatch": say(language, "launches and dispatch"),
         "kernels": say(language, "kernels below both roofs"),
+        "unknown": say(language, "neither roof"),
     }
     return words[bound.name]
 
@@ -164,6 +165,7 @@ def _what_helps(view: RunView, kind: str, bound: Bound, language: Language) -> s
         "kernels": say(
             language, "What helps are better kernels: its few calls neither fill the arithmetic nor the memory."
         ),
+        "unknown": say(language, "Neither roof explains the time, and the operator calls were not counted."),
     }[bound.name]
     changed = [c for c in view.changed if kind_of(c.candidate.workload) == kind and c.verdict == "improved"]
     if not changed:

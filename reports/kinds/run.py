@@ -25,7 +25,7 @@ from reports.views import Quality, RunView, run_view
 
 MOST_ROWS = 12
 MOST_REASONS = 5
-HEADLINES = ("tps", "ttft", "prefill_tps", "train_tps", "bandwidth", "peak_bytes", "kv_bytes", "mbu", "mfu")
+BESIDES = ("peak_bytes", "kv_bytes", "disk_bytes", "compile_time", "launches_per_step", "mbu", "mfu")
 EMPTY_COMMAND = "python -m harness run quickstart"
 
 
@@ -116,7 +116,7 @@ def _gates(store: Store, run: RunRow, language: Language) -> tuple[Block, ...]:
 
 
 def _details(view: RunView, language: Language) -> list[Section]:
-    metrics = metrics_of(view, HEADLINES)
+    metrics = metrics_of(view, BESIDES)
     sections = [Section(say(language, "All cases"), (cases_grid(view, language, metrics=metrics),), "detail")]
     if view.headline:
         grid = changes_grid(view.headline, qualities(view), language)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from harness.cli import main
 from harness.core import StoreError, UsageError
 from reports.command import asked, report_verb
 from tests.report_kinds.reference import AB, STORE
@@ -77,3 +78,10 @@ def test_what_it_refuses_is_named(tmp_path: Path) -> None:
     blocked.write_text("")
     with pytest.raises(UsageError, match="cannot be written"):
         report_verb(_arguments("compile", to=str(blocked)))
+
+
+def test_the_command_line_reaches_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "serving", "--language", "zh", "--store", str(STORE)]) == 0
+    assert capsys.readouterr().out.startswith("# 服务：多个并发请求")
+    assert main(["report", "nothing", "--store", str(STORE)]) == 2
+    assert "no run 'nothing'" in capsys.readouterr().err
