@@ -10,6 +10,7 @@ store does not have, naming those that it has.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +31,7 @@ from harness import registry
 from harness.calibration import NoiseCalibration, load_noise
 from harness.core import Better, UsageError, Workload
 from harness.schema import PeakRow
+from harness.tables import quantity
 from reports.figures import sparkline
 from reports.palette import NEUTRAL
 
@@ -223,6 +225,11 @@ def distinct(items: Iterable[T]) -> tuple[T, ...]:
 def first_of(preferred: Sequence[str], offered: Sequence[str]) -> str:
     """The first of the preferred names that is on offer, else the first on offer, else ""."""
     return next((name for name in (*preferred, *offered) if name in offered), "")
+
+
+def amount(value: float | None, unit: str) -> str:
+    """A number with its unit as the terminal's tables write it; a dash for none."""
+    return "–" if value is None or not math.isfinite(value) else quantity(value, unit)
 
 
 def spark(context: Context, values: Sequence[float | None]) -> Component | str:

@@ -10,7 +10,7 @@ both metrics has no point.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dashboard import choices
 from dashboard.context import Context
@@ -36,8 +36,7 @@ class Wish:
 class TradeOff:
     """The curves, the reference's first; what was chosen and what there is to choose from; quality by variant.
 
-    `common`: the parameters of the workload that every point has alike. A point is labelled by the others, or by its
-    variant where there are none.
+    `common`: the parameters of the workload that every point has alike. A point is labelled by the others.
     """
 
     workload: str
@@ -60,14 +59,20 @@ class TradeOff:
     def shown(self, variants: Sequence[str]) -> list[Curve]:
         """The curves that were named; else the reference's, and of the others first those that nothing beats."""
         if variants:
-            return [curve for curve in self.curves if curve.name in variants][:MAX_CURVES]
+            return self._named([curve for curve in self.curves if curve.name in variants][:MAX_CURVES])
         sign = -1.0 if self.y.better == "higher" else 1.0
         unbeaten = {name for name, _ in self.best()}
         others = sorted(
             (curve for curve in self.curves if curve.name != "reference"),
             key=lambda curve: (curve.name not in unbeaten, min(sign * point.y for point in curve.points)),
         )
-        return [curve for curve in self.curves if curve.name == "reference"] + others[:FIRST]
+        return self._named([curve for curve in self.curves if curve.name == "reference"] + others[:FIRST])
+
+    def _named(self, curves: Sequence[Curve]) -> list[Curve]:
+        """Without labels where no curve has a second point: the names of the curves say which point is whose."""
+        if any(len(curve.points) > 1 for curve in self.curves):
+            return list(curves)
+        return [Curve(curve.name, [replace(point, label="") for point in curve.points]) for curve in curves]
 
 
 def trade_off(context: Context, place: choices.Place, run: RunLine, wish: Wish) -> TradeOff:
@@ -125,7 +130,7 @@ def _curves(lines: Sequence[SummaryLine], x: str, y: str, costs: Mapping[str, Ma
         if across is None or up is None:
             continue
         given = choices.parameters(workload)
-        label = ", ".join(f"{name} {given[name]}" for name in swept if name in given) or variant
+        label = ", ".join(f"{name} {given[name]}" for name in swept if name in given)
         point = ParetoPoint(label, across[0], up[0], across[1], across[2], up[1], up[2], cost.get("kl"))
         points.setdefault(variant, []).append((tuple(given.values()), point))
     names = sorted(points, key=lambda name: (name != "reference", name))

@@ -31,7 +31,6 @@ from dashboard.context import Context
 from dashboard.footprints import Footprint, footprints, one_line, reach, rounded
 from dashboard.inputs import segmented, select
 from dashboard.rows import RunLine
-from harness.tables import quantity
 from reports.figures import MemoryPoint, memory
 
 PATH = "/memory"
@@ -126,7 +125,7 @@ def _limit(context: Context, run: RunLine) -> float | None:
 
 def sentence(context: Context, state: State, last: Footprint, limit: float | None) -> str:
     """The deepest case's peak, what explains it, and how far it would go."""
-    peak = quantity(last.peak, "bytes")
+    peak = choices.amount(last.peak, "bytes")
     if last.weights is None or last.cache is None:
         return context.say(
             "{name}: {peak} at its peak; its weights or its cache were not recorded, so nothing explains it.",
@@ -134,8 +133,8 @@ def sentence(context: Context, state: State, last: Footprint, limit: float | Non
         )  # fmt: skip
     text = context.say(
         "{name}: {peak} at its peak: weights {weights}, cache {cache}, and {rest} of something else.",
-        name=last.name, peak=peak, weights=quantity(last.weights, "bytes"), cache=quantity(last.cache, "bytes"),
-        rest=quantity(last.peak - last.weights - last.cache, "bytes"),
+        name=last.name, peak=peak, weights=choices.amount(last.weights, "bytes"),
+        cache=choices.amount(last.cache, "bytes"), rest=choices.amount(last.peak - last.weights - last.cache, "bytes"),
     )  # fmt: skip
     far = reach(last, limit) if state.along == "context" else None
     if far is None:
@@ -167,11 +166,11 @@ def _variants_part(
         rows.append([
             variant,
             f"{last.x:,}",
-            quantity(last.weights, "bytes"),
-            quantity(last.cache, "bytes"),
-            quantity(last.cache_per_token, "bytes"),
-            quantity(last.peak, "bytes"),
-            quantity(last.peak - (last.weights or 0.0) - (last.cache or 0.0), "bytes") if known else "–",
+            choices.amount(last.weights, "bytes"),
+            choices.amount(last.cache, "bytes"),
+            choices.amount(last.cache_per_token, "bytes"),
+            choices.amount(last.peak, "bytes"),
+            choices.amount(last.peak - (last.weights or 0.0) - (last.cache or 0.0), "bytes") if known else "–",
             "–" if far is None else rounded(far),
             choices.cost(context, costs.get(variant, {})),
         ])  # fmt: skip

@@ -143,7 +143,7 @@ def _points_part(context: Context, run: RunLine, found: TradeOff) -> Component:
         for point in curve.points:
             across = measured(point.x, point.x_low, point.x_high, x.unit)
             up = measured(point.y, point.y_low, point.y_high, y.unit)
-            setting = "–" if point.label == curve.name else point.label
+            setting = choices.whole(point.label or "–")
             yes_or_no = context.say("yes") if (curve.name, point.label) in best else context.say("no")
             rows.append([curve.name, setting, across, up, yes_or_no, cost])
     caption = context.say(

@@ -20,7 +20,6 @@ from dashboard.context import Context
 from dashboard.inputs import select
 from dashboard.roofs import Reached, ceilings_of, reached
 from dashboard.rows import RunLine
-from harness.tables import quantity
 from reports.figures import Ceiling, number, roof_of, roofline
 
 PATH = "/roofline"
@@ -113,9 +112,10 @@ def _table(context: Context, run: RunLine, shown: Sequence[Reached], ceilings: S
         roof = roof_of(found.point, ceilings)
         rows.append([
             choices.roomy(link(context, found.point.name, "/case", case=found.case.case_id, machine=run.machine_id)),
-            f"{found.point.intensity:.3g}", number(found.point.rate, "FLOP/s"), quantity(found.bandwidth, "bytes/s"),
+            _digits(found.point.intensity), number(found.point.rate, "FLOP/s"),
+            choices.amount(found.bandwidth, "bytes/s"),
             f"{found.point.rate / roof[0]:.0%}" if roof else "–", choices.whole(roof[1].name if roof else "–"),
-            quantity(found.mfu, "ratio"), quantity(found.mbu, "ratio"),
+            choices.amount(found.mfu, "ratio"), choices.amount(found.mbu, "ratio"),
         ])  # fmt: skip
     note = context.say(
         "Operations and bytes as the model counts them. Over 100%: a cache holds what was counted, or the peak is low."
@@ -124,3 +124,8 @@ def _table(context: Context, run: RunLine, shown: Sequence[Reached], ceilings: S
         context.say("Every case"), data_table(context, columns, rows, caption=note),
         choices.source(context, run),
     )  # fmt: skip
+
+
+def _digits(value: float) -> str:
+    """Three digits that count, without powers of ten."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

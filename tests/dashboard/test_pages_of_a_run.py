@@ -88,6 +88,18 @@ def test_variants_are_drawn_by_name(store: Store) -> None:
     assert "2 more variants are in the table" in shown(page)
 
 
+def test_single_points_are_named_by_their_variant_and_keep_their_setting(store: Store) -> None:
+    arms = [
+        Arm("reference", {"tps": [5.0]}, {"peak_bytes": 2e8}, workload="decode(new_tokens=16)"),
+        Arm("quant=int8", {"tps": [9.0]}, {"peak_bytes": 1e8}, workload="decode(new_tokens=32)"),
+    ]
+    store_run(store, *arms, machine_id="m1")
+    page = pareto.layout(context_of(store), pareto.State())
+    (drawn,) = figures(page).values()
+    assert [row[:2] for row in drawn["layout"]["meta"]["rows"]] == [["reference", ""], ["quant=int8", ""]]
+    assert column(tables(page)[-1], "Setting") == ["new_tokens 16", "new_tokens 32"]
+
+
 def test_quality_may_stand_on_an_axis() -> None:
     page = pareto.layout(context_of(REFERENCE), pareto.State(x="tps", y="kl"))
     assert "in tps and kl together" in sentence(page)
@@ -130,7 +142,7 @@ def test_a_cache_that_was_not_recorded_is_not_nothing(store: Store) -> None:
     page = memory.layout(context_of(store), memory.State())
     assert "its weights or its cache were not recorded" in sentence(page)
     assert figures(page) == {}
-    assert tables(page)[0][1][3:5] == ["-", "-"]
+    assert tables(page)[0][1][3:5] == ["–", "–"]
 
 
 def test_along_a_parameter_that_no_case_has_names_a_command(store: Store) -> None:
@@ -170,7 +182,7 @@ def test_a_roof_is_what_holds_for_the_size_of_the_weights(store: Store) -> None:
     assert column(table, "FLOP/B") == ["0.5", "100"]
     assert column(table, "Of its roof") == ["50%", "50%"]
     assert column(table, "Bound by") == ["read 416 MB", "matmul fp32"]
-    assert column(table, "MBU") == ["50.0%", "-"]
+    assert column(table, "MBU") == ["50.0%", "–"]
     assert column(table, "Bandwidth") == ["1 GB/s", "0.5 GB/s"]
 
 
