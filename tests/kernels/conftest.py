@@ -21,7 +21,9 @@ def interpret() -> Callable[[Iterable[Path]], Counter[str]]:
     many tests of each file (by name) passed; fails unless every one did."""
 
     def run(paths: Iterable[Path]) -> Counter[str]:
-        command = [sys.executable, "-m", "pytest", "-v", "--no-header", "-p", "no:cacheprovider", *map(str, paths)]
+        # No dash: its pytest plugin warns, and for files elsewhere our configuration does not keep it out.
+        flags = ["-v", "--no-header", "-p", "no:cacheprovider", "-p", "no:dash"]
+        command = [sys.executable, "-m", "pytest", *flags, *map(str, paths)]
         environment = {**os.environ, "TRITON_INTERPRET": "1"}
         child = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200, check=False
