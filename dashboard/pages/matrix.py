@@ -26,7 +26,7 @@ from dashboard.rows import MatrixCell
 PATH = "/matrix"
 TITLE = "Coverage"
 ORDER = 7
-PREFERRED = ("quant", "precision", "attn", "kv", "norm", "sdpa", "backend")
+OTHERS = ("model", "workload")  # what may stand on a side beside axes
 MAX_REASONS = 3
 
 
@@ -44,7 +44,7 @@ def layout(context: Context, state: State) -> Component:
     title = context.say("Coverage")
     axes = context.query.axes()
     found = parse_filter(state.filter, axes=tuple(axes))
-    offered = [*sorted(axes, key=lambda name: (-len(axes[name]), name))]
+    offered = [*sorted(axes, key=lambda name: (-len(axes[name]), name)), *(OTHERS if axes else ())]
     row_axis = state.rows or choices.first_of((), [name for name in offered if name != state.columns])
     column_axis = state.columns or choices.first_of((), [name for name in offered if name != row_axis])
     if not row_axis or not column_axis:
@@ -83,11 +83,12 @@ def sentence(context: Context, row_axis: str, column_axis: str, cells: Mapping[t
     rows, columns = _names(cells, 0), _names(cells, 1)
     total = len(rows) * len(columns)
     kinds = Counter(_state_of(cell) for cell in cells.values())
+    partly = sum(1 for cell in cells.values() if cell.num_ok and cell.num_failed + cell.num_wrong)
     return context.say(
-        "{rows} × {columns}, {total} combinations: {ok} measured, {failed} failed or wrong, {skipped} skipped with a "
-        "reason, {never} never run.",
-        rows=row_axis, columns=column_axis, total=total, ok=kinds["ok"], failed=kinds["failed"] + kinds["wrong"],
-        skipped=kinds["skipped"], never=total - len(cells),
+        "{rows} × {columns}, {total} combinations: {ok} measured (with a failed case in {partly} of them), {failed} "
+        "failed or wrong, {skipped} skipped with a reason, {never} never run.",
+        rows=row_axis, columns=column_axis, total=total, ok=kinds["ok"], partly=partly,
+        failed=kinds["failed"] + kinds["wrong"], skipped=kinds["skipped"], never=total - len(cells),
     )  # fmt: skip
 
 

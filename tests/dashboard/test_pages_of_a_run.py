@@ -223,7 +223,8 @@ def test_coverage_counts_every_combination(store: Store) -> None:
     tried(store)
     page = matrix.layout(context_of(store), matrix.State(rows="kv", columns="quant"))
     assert sentence(page) == (
-        "kv × quant, 6 combinations: 2 measured, 2 failed or wrong, 1 skipped with a reason, 1 never run."
+        "kv × quant, 6 combinations: 2 measured (with a failed case in 0 of them), 2 failed or wrong, 1 skipped with a "
+        "reason, 1 never run."
     )
     pivot, reasons = tables(page)
     assert pivot[0] == ["kv \\ quant", "int8", "none"]
