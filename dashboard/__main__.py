@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import sys
+import threading
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     from werkzeug.serving import make_server
 
-    from dashboard.app import build_app
+    from dashboard.app import build_app, warm
     from dashboard.serving import Quiet
 
     app = build_app(Path(options.store), write=options.write, token=options.token)
@@ -65,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
     print(f"Dashboard of {options.store}: {address} (Ctrl-C ends it)", flush=True)
+    threading.Thread(target=warm, args=(app,), daemon=True).start()
     if options.open:
         webbrowser.open(address)
     try:

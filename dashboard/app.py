@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from dashboard import shell, theme, url
 from dashboard.browser import in_browser
 from dashboard.components import notice
 from dashboard.context import Context, shell_state
+from dashboard.remarks import serve_remarks
 from dashboard.security import protect
 from dashboard.source import Source
 from harness.core import HarnessError
@@ -59,8 +61,15 @@ def build_app(store_path: Path, *, write: bool = False, token: str | None = None
         if page.register is not None:
             page.register(app, source)
     _serve_exports(app, source, pages)
+    serve_remarks(app.server, source)
+    app.server.extensions["overview"] = partial(shell.draw, source, pages, "/", "")
     protect(app.server, script_hashes=app.csp_hashes(), token=token)
     return app
+
+
+def warm(app: Dash) -> None:
+    """Draw the first page once, so that whoever comes first does not wait for what is then kept."""
+    app.server.extensions["overview"]()
 
 
 def _layout(source: Source) -> Component:

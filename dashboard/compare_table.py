@@ -77,6 +77,7 @@ def _cells(context: Context, found: Compared, c: Comparison, href: str) -> list[
                 context, ratio_of(c), estimate.low if estimate else None, estimate.high if estimate else None, c.verdict
             ),
             title=full_digits(c),
+            className="exact",
         ),
         _judged(context, c),
         quality_cell(context, found, c),

@@ -32,7 +32,7 @@ from reports.wording import signed_percent
 __all__ = [
     "Cell", "Child", "Column", "Kind", "Machine", "bound", "controls", "copy_button", "data_table", "empty", "figure",
     "link", "machine", "multi", "notice", "page", "quality", "ratio", "repeat", "section", "segmented", "select",
-    "slider", "switch", "text_box", "verdict", "when",
+    "short_id", "slider", "switch", "text_box", "verdict", "when",
 ]  # fmt: skip
 
 Child: TypeAlias = "Component | str | None"
@@ -119,7 +119,7 @@ def figure(context: Context, fig: Mapping[str, Any], *, name: str, height: int |
                     _export_button(context.say("Save as PNG"), "PNG", name, "png"),
                     _export_button(context.say("Save as SVG"), "SVG", name, "svg"),
                     _export_button(context.say("Save the numbers as CSV"), "CSV", name, "csv"),
-                    _export_button(context.say("Show all of the figure again"), context.say("Reset"), name, "reset"),
+                    _export_button(context.say("Reset: show all of the figure"), context.say("Reset"), name, "reset"),
                 ],
                 className="figure-buttons",
             ),
@@ -242,10 +242,15 @@ def machine(context: Context, run: Machine) -> Component:
     """Where a number was measured: the device (or processor) and the machine's id."""
     where = run.device_name if run.device not in ("", "cpu") and run.device_name else run.cpu_model or run.device_name
     return html.Span(
-        [where or context.say("unknown machine"), " ", html.Code(run.machine_id[:8])],
+        [where or context.say("unknown machine"), " ", html.Code(short_id(run.machine_id))],
         className="machine",
         title=context.say("machine {id}, device {device}", id=run.machine_id, device=run.device or "?"),
     )
+
+
+def short_id(machine_id: str) -> str:
+    """A machine's id where there is little room; ids of twelve digits stay whole."""
+    return machine_id if len(machine_id) <= 20 else machine_id[:17] + "…"
 
 
 def repeat(context: Context, command: str) -> Component:

@@ -31,7 +31,7 @@ class Context:
     """The data and the address that a page is drawn from.
 
     `language` and `scheme` are part of every address (`lang=zh`, `scheme=dark`); `href` carries them on. `search` is
-    the query string as it came.
+    the query string as it came; `write`: whether remarks may be added.
     """
 
     query: Query
@@ -40,6 +40,7 @@ class Context:
     scheme: Scheme = "auto"
     search: str = ""
     path: str = "/"
+    write: bool = False
 
     def say(self, template: str, /, **values: Any) -> str:
         """The template in the page's language; a literal at each call (see reports.language)."""

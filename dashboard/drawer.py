@@ -1,6 +1,6 @@
 """Everything behind one row of a comparison: the raw samples of both sides, in order and as a distribution.
 
-    samples_drawer(context, found, comparison, fields="case on")
+    samples_drawer(context, found, comparison, fields="case,on")
 
 Closing it removes the named fields from the address. Reads the samples of two series, at most 2,000 of each.
 """
@@ -28,7 +28,7 @@ _TOLD = ("stderr", "stderr_tail", "warnings")  # facts that are told as text
 
 
 def samples_drawer(context: Context, found: Compared, c: Comparison, *, fields: str) -> Component:
-    """The drawer of one comparison, open. `fields`: the address's fields that hold it open, separated by blanks."""
+    """The drawer of one comparison, open. `fields`: the address's fields that hold it open, with commas between."""
     title = f"{c.candidate.model}: {c.candidate.label}, {c.metric}"
     drawn: Component = dmc.Drawer(
         [
@@ -43,7 +43,7 @@ def samples_drawer(context: Context, found: Compared, c: Comparison, *, fields: 
         opened=True,
         position="right",
         size="min(60rem, 100vw)",
-        title=html.H2(title),
+        title=title,
         closeButtonProps={"aria-label": context.say("Close")},
         transitionProps={"duration": 0},
         lockScroll=False,

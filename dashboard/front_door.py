@@ -10,9 +10,10 @@ from __future__ import annotations
 from dash import html
 from dash.development.base_component import Component
 
+from dashboard import views_cache
 from dashboard.components import Cell, Column, data_table, link, machine, repeat, when
 from dashboard.context import Context
-from dashboard.pairs import Pair, axis_pairs, suites_with
+from dashboard.pairs import Pair, suites_with
 from harness import registry
 
 MAX_PAIRS = 8  # of one axis
@@ -21,7 +22,7 @@ MAX_PAIRS = 8  # of one axis
 def front_door(context: Context, machine_id: str = "") -> Component:
     """A table of axes; a pair is a link to its comparison."""
     rows: list[list[Cell]] = []
-    for axis, pairs in axis_pairs(context, machine_id).items():
+    for axis, pairs in views_cache.pairs(context, machine_id).items():
         doc = registry.AXES[axis].doc if axis in registry.AXES else ""
         name: Cell = [html.Strong(axis), html.Br(), html.Small(doc)]
         if pairs:

@@ -127,7 +127,7 @@ def side_box(
         placeholder=placeholder,
         debounce=True,
         size="xs",
-        className="control control-wide",
+        className="control control-wide side-box",
         maxDropdownHeight=360,
         limit=200,
         clearable=True,

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 from dashboard import views_cache
 from dashboard.context import Context
-from dashboard.filters import parse_filter
+from dashboard.filters import Filter
 from dashboard.rows import RunLine
 from harness import registry
 from harness.baselines import list_baselines
@@ -44,7 +44,15 @@ class Standing:
     baseline: RunRow | None
     why: str
     view: ComparisonView | None
-    gates: tuple[GateRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gated:
+    """The newest gate of a suite: a candidate measured beside its baseline, and what each gate says of it."""
+
+    run: RunRow
+    baseline: RunRow
+    rows: tuple[GateRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +65,7 @@ class AxisCell:
 
 def suite_standings(context: Context, machine_id: str) -> tuple[Standing, ...]:
     """The suites that ran last on a machine, the newest first."""
-    lines = context.query.runs(parse_filter(f"machine={machine_id}"), limit=LOOKED_AT).rows
+    lines = context.query.runs(Filter().with_value("machine", machine_id), limit=LOOKED_AT).rows
     newest: dict[str, RunLine] = {}
     for line in lines:
         if line.status == "finished" and line.side in ("", "candidate"):
@@ -74,13 +82,16 @@ def _standing(context: Context, run: RunRow, lines: Sequence[RunLine]) -> Standi
     within = views_cache.within(context, run.run_id)
     baseline, why = _baseline(context, run, lines)
     if baseline is None:
-        return Standing(run, within, None, "", None, ())
+        return Standing(run, within, None, "", None)
     view = views_cache.comparison(context, baseline.run_id, run.run_id)
-    return Standing(run, within, baseline, why, view, _gates(context, run, view))
+    return Standing(run, within, baseline, why, view)
 
 
 def _baseline(context: Context, run: RunRow, lines: Sequence[RunLine]) -> tuple[RunRow | None, str]:
-    """What a run is held against: the other side of its session, else a named baseline, else the run before it."""
+    """What a run is held against: the other side of its session, else a named baseline, else the run before it.
+
+    `lines`: the runs of its machine, the newest first.
+    """
     others = [line for line in lines if line.status == "finished" and line.run_id != run.run_id]
     mine = [line for line in others if line.suite == run.suite]
     beside = [line for line in mine if run.session and line.session == run.session]
@@ -90,16 +101,28 @@ def _baseline(context: Context, run: RunRow, lines: Sequence[RunLine]) -> tuple[
     for named in reversed(list_baselines(context.results)):
         if named.run_id in ids:
             return context.query.run(named.run_id), f"tag:{named.name}"
-    earlier = [line for line in mine if line.run_id < run.run_id and line.side in ("", "candidate")]
+    place = next((number for number, line in enumerate(lines) if line.run_id == run.run_id), len(lines))
+    earlier = [line for line in lines[place + 1 :] if line in mine and line.side in ("", "candidate")]
     return (context.query.run(earlier[0].run_id), context.say("the run before it")) if earlier else (None, "")
 
 
-def _gates(context: Context, run: RunRow, view: ComparisonView) -> tuple[GateRow, ...]:
-    suite = registry.SUITES.get(run.suite)
-    if suite is None or not suite.gates or not view.interleaved:
-        return ()
-    noise = load_noise(context.results, run.fingerprint)
-    return judged_rows(view.comparisons, view.only_in_a, view.only_in_b, suite, noise)
+def newest_gates(context: Context, machine_id: str) -> tuple[Gated, ...]:
+    """The newest gate of each suite that was measured on a machine, judged as `harness gate` does once."""
+    which = Filter().with_value("machine", machine_id)
+    lines = [line for line in context.query.runs(which, limit=LOOKED_AT).rows if line.session]
+    found: dict[str, Gated] = {}
+    for line in lines:
+        beside = [other for other in lines if other.session == line.session and other.side == "baseline"]
+        suite = registry.SUITES.get(line.suite)
+        if line.side == "baseline" or line.suite in found or not beside or suite is None or not suite.gates:
+            continue
+        run, baseline = context.query.run(line.run_id), context.query.run(beside[0].run_id)
+        if run is not None and baseline is not None:
+            view = views_cache.comparison(context, baseline.run_id, run.run_id)
+            noise = load_noise(context.results, run.fingerprint)
+            rows = judged_rows(view.comparisons, view.only_in_a, view.only_in_b, suite, noise)
+            found[line.suite] = Gated(run, baseline, rows)
+    return tuple(found.values())
 
 
 def axis_cells(standings: Sequence[Standing]) -> dict[tuple[str, str], AxisCell]:
@@ -161,9 +184,7 @@ def _name(c: Comparison) -> str:
 
 
 def _noisy(context: Context, machine_id: str) -> list[Concern]:
-    lines = [
-        line for line in context.query.noise(machine_id) if line.run_to_run is not None and line.run_to_run > NOISY
-    ]
+    lines = [line for line in views_cache.noise(context, machine_id) if (line.run_to_run or 0.0) > NOISY]
     if not lines:
         return []
     worst = max(lines, key=lambda line: line.run_to_run or 0.0)

@@ -1,6 +1,6 @@
 """What can be set against what: for every axis, pairs of its options that one run measured side by side.
 
-    table = axis_pairs(context, machine_id="")
+    table = axis_pairs(query, machine_id="")
     table["norm"][0].a, table["norm"][0].b      # "20261122T...-ab12cd/reference", "20261122T...-ab12cd/norm=fused"
 
 A pair is two variants of one run that differ in one axis only and share cases; of several runs the newest that has most
@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from dashboard.context import Context
-from dashboard.filters import parse_filter
+from dashboard.filters import Filter
+from dashboard.query import Query
 from dashboard.rows import RunLine, SummaryLine
 from harness import registry
 
@@ -47,13 +47,13 @@ class Pair:
         return f"{self.run.run_id}/{self.variant_b}"
 
 
-def axis_pairs(context: Context, machine_id: str = "") -> dict[str, tuple[Pair, ...]]:
+def axis_pairs(query: Query, machine_id: str = "") -> dict[str, tuple[Pair, ...]]:
     """Axis -> its pairs, those of the design card first; an axis of the card without any has an empty tuple."""
-    which = parse_filter(f"machine={machine_id}" if machine_id else "")
-    runs = {line.run_id: line for line in context.query.runs(which, limit=LOOKED_AT).rows}
+    which = Filter().with_value("machine", machine_id)
+    runs = {line.run_id: line for line in query.runs(which, limit=LOOKED_AT).rows}
     metrics = sorted({kind.headline for kind in registry.WORKLOADS.values() if kind.timed})
     by_run: dict[str, list[SummaryLine]] = {}
-    for line in context.query.summary(list(runs), metrics):
+    for line in query.summary(list(runs), metrics):
         if line.status == "ok":
             by_run.setdefault(line.run_id, []).append(line)
     best: dict[tuple[str, str, str], Pair] = {}

@@ -15,6 +15,7 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
+from urllib.parse import parse_qs
 
 from dash import Dash, dcc, html
 from dash.development.base_component import Component
@@ -25,6 +26,8 @@ from dashboard.attributes import aria, data
 from dashboard.components import Child, empty, notice, page, repeat
 from dashboard.context import Context, shell_state
 from dashboard.inputs import segmented, text_box
+from dashboard.remarks import PAGES as REMARKED
+from dashboard.remarks import remark_form
 from dashboard.rows import Progress, Stamp
 from dashboard.source import Source
 from harness.core import HarnessError, StoreError
@@ -101,7 +104,7 @@ def draw(source: Source, pages: Sequence[Page], pathname: str, search: str) -> D
         query, store = source.open()
     except StoreError as error:
         return _without_store(source, pages, entry, str(error), search)
-    context = Context(query, store, language, scheme, search, path)
+    context = Context(query, store, language, scheme, search, path, source.write)
     state: Any = None
     notices: tuple[str, ...] = ()
     if entry is None:
@@ -110,7 +113,15 @@ def draw(source: Source, pages: Sequence[Page], pathname: str, search: str) -> D
         state, notices = url.parse(entry.state_type, search, language)
         content = _laid_out(context, entry, state)
     messages = [*_store_messages(context, query.stamp()), *(notice(context, "warning", text) for text in notices)]
-    return _assembled(context, pages, entry, state, [*messages, content])
+    return _assembled(context, pages, entry, state, [*messages, content, _remarks(context)])
+
+
+def _remarks(context: Context) -> Child:
+    """The form for remarks, on the pages that show them and where they may be written."""
+    if not context.write or context.path not in REMARKED:
+        return None
+    named = parse_qs(context.search.removeprefix("?")).get("case", ["*"])
+    return remark_form(context, case=named[0])
 
 
 def _laid_out(context: Context, entry: Page, state: Any) -> Component:

@@ -33,11 +33,11 @@ def way_in(context: Context, a: str, b: str) -> Component:
         context.say("Compare"),
         sentence,
         section(context.say("One click"), front_door(context), name="pairs"),
-        section(context.say("Any two"), sides_row(context, a, b, ""), _grammar(context), name="sides"),
+        section(context.say("Any two"), sides_row(context, a, b, ""), grammar(context), name="sides"),
     )
 
 
-def _grammar(context: Context) -> Component:
+def grammar(context: Context) -> Component:
     """What a side may be, as on the command line."""
     rows: list[list[Cell]] = [
         [

@@ -116,7 +116,8 @@ def _read(kind: Any, given: Sequence[str]) -> Any:
             raise ValueError("yes, no")
         return last == "yes"
     if kind is int:
-        if not (last.lstrip("-").isascii() and last.lstrip("-").isdigit() and len(last) < 19):
+        digits = last.removeprefix("-")
+        if not (digits.isascii() and digits.isdigit() and len(digits) < 19):
             raise ValueError("0, 1, 2, ...")
         return int(last)
     if kind is float:

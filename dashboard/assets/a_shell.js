@@ -57,6 +57,19 @@
   }
 
   let path = null;
+  let rows = null;
+
+  /* The grid of runs asks again: from nothing where the filter changed, in place where the store did. */
+  function renewGrid(now, moved) {
+    const order = [now.values.sort, now.values.order].join();
+    const others = JSON.stringify(Object.entries(now.values).filter(([name]) => name !== "sort" && name !== "order"));
+    const before = rows;
+    rows = now.path === "/runs" ? { order: order, others: others } : null;
+    if (moved || !before || !rows || !window.dash_ag_grid || !document.getElementById("runs-grid")) return;
+    const grid = window.dash_ag_grid.getApi("runs-grid");
+    if (grid && before.others !== rows.others) grid.purgeInfiniteCache();
+    else if (grid && before.order === rows.order) grid.refreshInfiniteCache();
+  }
 
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
     bench: {
@@ -68,7 +81,7 @@
           const cut = changed.prop_id.lastIndexOf(".");
           const id = JSON.parse(changed.prop_id.slice(0, cut));
           if (id.type === "drawer") {
-            if (changed.value === false) id.name.split(" ").forEach((name) => params.delete(name));
+            if (changed.value === false) id.name.split(",").forEach((name) => params.delete(name));
             continue;
           }
           const given = texts(changed.value);
@@ -111,6 +124,7 @@
         });
         const moved = path !== null && path !== now.path;
         path = now.path;
+        renewGrid(now, moved);
         if (moved) {
           document.body.classList.remove("nav-open");
           window.scrollTo(0, 0);

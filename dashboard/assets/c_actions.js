@@ -83,6 +83,14 @@
     else list.showModal();
   }
 
+  /* A side that is chosen from the list counts at once, not when the box is left. */
+  document.addEventListener("click", (event) => {
+    const box = document.activeElement;
+    if (event.target.closest && event.target.closest("[role=option]") && box && box.closest(".side-box")) {
+      window.setTimeout(() => box.blur(), 0);
+    }
+  });
+
   document.addEventListener("click", (event) => {
     const button = event.target.closest && event.target.closest("button");
     if (!button) return;
@@ -144,6 +152,9 @@
     } else if (key === "j" || key === "k") {
       const direction = key === "j" ? 1 : -1;
       if (grid) stepGrid(grid, direction); else step(direction);
+    } else if (key === "Enter" && grid && event.target.closest(".ag-cell")) {
+      const link = event.target.closest(".ag-row").querySelector("a[href]");
+      if (link) link.click();
     } else if (key === "x" && grid && grid.getFocusedCell()) {
       const row = grid.getDisplayedRowAtIndex(grid.getFocusedCell().rowIndex);
       if (row) row.setSelected(!row.isSelected());

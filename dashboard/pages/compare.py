@@ -5,7 +5,7 @@
     layout(context, State())                     # the way in: pairs of options that were measured side by side
 
 Verdict first, then the figure, then the rows, then the samples of one row in a drawer. All numbers are those of
-`harness compare`. Refused (UsageError) is a side that the store does not know.
+`harness compare`. A side that the store does not know is told beside the boxes; an export of it is a UsageError.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from dashboard.components import (
 )
 from dashboard.context import Context
 from dashboard.drawer import samples_drawer
-from dashboard.side_parts import header, sides_row, way_in
+from dashboard.side_parts import grammar, header, sides_row, way_in
 from harness.compare import Comparison, Measured
-from harness.core import VerdictName
+from harness.core import UsageError, VerdictName
 from harness.registry import SUITES
 from harness.schema import RunRow
 from harness.tables import comparison_table, render
@@ -86,7 +86,18 @@ def layout(context: Context, state: State) -> Component:
         return page(context, context.say("Compare"), words, empty(context, what, context.command("run quickstart")))
     if not state.b:
         return way_in(context, state.a, state.b)
-    found = _found(context, state)
+    try:
+        found = _found(context, state)
+    except UsageError as error:  # told between the boxes, so that a slip of the pen costs nothing
+        told = notice(context, "error", str(error))
+        return page(
+            context,
+            context.say("Compare"),
+            context.say("Compare cannot show this."),
+            sides_row(context, state.a, state.b, _swapped(context, state)),
+            told,
+            grammar(context),
+        )
     kept = chosen(found, _wanted(state))
     return page(
         context,
@@ -222,7 +233,9 @@ def _evidence(context: Context, state: State, found: Compared, kept: Chosen) -> 
 
 def _effects(rows: Sequence[Comparison]) -> list[Effect]:
     """What the figure draws; a label says only what tells its row from the others."""
-    models, metrics = {c.candidate.model for c in rows}, {c.metric for c in rows}
+    models = {c.candidate.model for c in rows}
+    metrics = {(c.candidate.label, c.metric) for c in rows}
+    several = len(metrics) > len({label for label, _ in metrics})
     found = []
     for c in rows:
         ratio = ratio_of(c)
@@ -230,7 +243,7 @@ def _effects(rows: Sequence[Comparison]) -> list[Effect]:
             continue
         against = "" if c.reference.variant in ("reference", c.candidate.variant) else f" ← {c.reference.variant}"
         parts = [c.candidate.label, c.candidate.variant + against]
-        parts += [c.metric] if len(metrics) > 1 else []
+        parts += [c.metric] if several else []
         parts += [c.candidate.model] if len(models) > 1 else []
         low, high = (c.estimate.low, c.estimate.high) if c.estimate else (None, None)
         found.append(Effect(" · ".join(parts), ratio, low, high, c.verdict, c.better, c.reason))
@@ -294,4 +307,4 @@ def _drawer(context: Context, state: State, found: Compared) -> Child:
         return notice(
             context, "warning", context.say("The case {case} is not part of this comparison.", case=state.case)
         )
-    return samples_drawer(context, found, comparison, fields="case on")
+    return samples_drawer(context, found, comparison, fields="case,on")

@@ -28,16 +28,18 @@ from dashboard.components import (
     repeat,
     section,
     select,
+    short_id,
     verdict,
     when,
 )
 from dashboard.context import Context
 from dashboard.front_door import front_door
-from dashboard.overview import AxisCell, Standing, axis_cells, concerns, suite_standings
+from dashboard.overview import AxisCell, Standing, axis_cells, concerns, newest_gates, suite_standings
 from dashboard.rows import MachineLine, RunLine
 from harness.core import VerdictName
 from harness.tables import GLYPHS
 from reports.grids import gates_grid
+from reports.kinds.gate import sentence_of
 from reports.wording import ratio_of
 
 PATH = "/"
@@ -68,22 +70,24 @@ def layout(context: Context, state: State) -> Component:
         context.say("Overview"),
         _sentence(context, here, standings),
         _picker(context, machines, here),
-        section(context.say("Compare in one click"), front_door(context, here.machine_id), name="pairs"),
-        _since(context, standings),
-        _gates(context, standings),
-        _heat(context, standings),
         _attention(context, here, standings),
-        _last_runs(context, here),
+        _since(context, standings),
+        section(context.say("Compare in one click"), front_door(context, here.machine_id), name="pairs"),
+        _heat(context, standings),
+        _gates(context, here),
+        _last_runs(context),
     )
 
 
 def _picker(context: Context, machines: Sequence[MachineLine], here: MachineLine) -> Component:
-    offered = [(one.machine_id, f"{one.name or '?'} ({one.machine_id[:8]}, {one.num_runs:,})") for one in machines]
+    offered = [
+        (one.machine_id, f"{one.name or '?'} ({short_id(one.machine_id)}, {one.num_runs:,})") for one in machines
+    ]
     return controls(select(context, "machine", context.say("Machine"), offered, here.machine_id))
 
 
 def _sentence(context: Context, here: MachineLine, standings: Sequence[Standing]) -> str:
-    name = f"{here.name or here.machine_id} ({here.machine_id[:8]})"
+    name = f"{here.name or here.machine_id} ({short_id(here.machine_id)})"
     total: Counter[VerdictName] = Counter()
     for standing in standings:
         total.update(standing.view.counts if standing.view is not None else {})
@@ -104,6 +108,10 @@ def _sentence(context: Context, here: MachineLine, standings: Sequence[Standing]
 
 def _since(context: Context, standings: Sequence[Standing]) -> Component:
     """Each suite's newest run against its baseline."""
+    title = context.say("Since the baseline")
+    if not standings:
+        what = context.say("No run of this machine is finished.")
+        return section(title, empty(context, what, context.command("run quickstart")), name="since")
     rows: list[list[Cell]] = []
     for standing in standings:
         against: Cell = html.Span(context.say("nothing to compare with"), className="missing")
@@ -128,7 +136,7 @@ def _since(context: Context, standings: Sequence[Standing]) -> Component:
         Column(context.say("Verdicts")), Column(context.say("Repeat")),
     ]  # fmt: skip
     table = data_table(context, heads, rows, caption=context.say("The newest finished run of each suite"))
-    return section(context.say("Since the baseline"), table, name="since")
+    return section(title, table, name="since")
 
 
 def _tally(context: Context, counts: Mapping[VerdictName, int]) -> list[Component | str]:
@@ -140,28 +148,22 @@ def _tally(context: Context, counts: Mapping[VerdictName, int]) -> list[Componen
     return found or ["–"]
 
 
-def _gates(context: Context, standings: Sequence[Standing]) -> Component:
+def _gates(context: Context, here: MachineLine) -> Component:
     title = context.say("Gates")
-    judged = [standing for standing in standings if standing.gates]
+    judged = newest_gates(context, here.machine_id)
     if not judged:
         what = context.say("No gate was measured on this machine: that needs a baseline and a candidate side by side.")
         return section(title, empty(context, what, context.command("gate --against HEAD~1")), name="gates")
     parts: list[Child] = []
-    for standing in judged:
-        grid = gates_grid(standing.gates, context.language, most=MAX_GATES)
+    for gated in judged:
+        grid = gates_grid(gated.rows, context.language, most=MAX_GATES)
         heads = [Column(column.name, column.right) for column in grid.columns]
-        caption = context.say("Gates of {suite}", suite=standing.run.suite)
+        caption = context.say("Gates of {suite}", suite=gated.run.suite)
+        parts.append(html.P(sentence_of(gated.rows, gated.baseline, context.language)))
         parts.append(data_table(context, heads, [list(row) for row in grid.rows[:MAX_GATES]], caption=caption))
         left = len(grid.rows) - MAX_GATES
-        if left > 0 and standing.baseline is not None:
-            every = link(
-                context,
-                context.say("and {n} more", n=left),
-                "/compare",
-                a=standing.baseline.run_id,
-                b=standing.run.run_id,
-            )
-            parts.append(html.P(every))
+        words = context.say("and {n} more", n=left) if left > 0 else context.say("The whole comparison")
+        parts.append(html.P(link(context, words, "/compare", a=gated.baseline.run_id, b=gated.run.run_id)))
     return section(title, *parts, name="gates")
 
 
@@ -217,7 +219,7 @@ def _attention(context: Context, here: MachineLine, standings: Sequence[Standing
     return section(title, data_table(context, heads, rows, caption=title), name="attention")
 
 
-def _last_runs(context: Context, here: MachineLine) -> Component:
+def _last_runs(context: Context) -> Component:
     lines = context.query.runs(limit=LAST_RUNS).rows
     rows = [_run_cells(context, line) for line in lines]
     heads = [

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,7 +22,7 @@ from dash.development.base_component import Component
 from dashboard import url
 from dashboard.attributes import aria
 from dashboard.browser import in_browser
-from dashboard.components import bound, controls, empty, page, select
+from dashboard.components import bound, controls, empty, page, select, short_id
 from dashboard.context import Context, shell_state
 from dashboard.filters import Filter, parse_filter
 from dashboard.query import Query
@@ -85,11 +84,10 @@ def layout(context: Context, state: State) -> Component:
 
 def condition(query: Query, state: State) -> Filter:
     """What the box and the pickers say together. Raises UsageError naming what is not understood."""
-    words = [state.filter]
-    words += [
-        f"{name}={shlex.quote(value)}" for name, value in (("machine", state.machine), ("suite", state.suite)) if value
-    ]
-    return parse_filter(" ".join(words), axes=tuple(query.axes()))
+    found = parse_filter(state.filter, axes=tuple(query.axes()))
+    for name, value in (("machine", state.machine), ("suite", state.suite)):
+        found = found.with_value(name, value) if value else found
+    return found
 
 
 def export(context: Context, state: State, form: str) -> str:
@@ -189,7 +187,8 @@ def _sentence(context: Context, total: int, everything: int) -> str:
 
 def _pickers(context: Context, state: State) -> Component:
     machines = [
-        (one.machine_id, f"{one.name or one.machine_id} ({one.machine_id[:8]})") for one in context.query.machines()
+        (one.machine_id, f"{one.name or one.machine_id} ({short_id(one.machine_id)})")
+        for one in context.query.machines()
     ]
     suites = [(name, name) for name in context.query.suites()]
     recent = [(line.run_id, run_name(context, line)) for line in context.query.runs(limit=50).rows]
@@ -268,38 +267,39 @@ def _columns(context: Context, state: State) -> list[dict[str, Any]]:
 
     number = {"type": "rightAligned", "sortingOrder": ["desc", "asc"]}
     link, plain = {"cellRenderer": "RunLink"}, {"sortable": False}
+    ratio = column(
+        "geomean",
+        context.say("Mean ratio [95%]"),
+        190,
+        headerTooltip=context.say(
+            "How many times as good as the baseline, over the cases that both have; above 1 is better."
+        ),
+        cellClassRules={
+            "cell-better": "params.data && params.data.significant == 'better'",
+            "cell-worse": "params.data && params.data.significant == 'worse'",
+        },
+        **number,
+    )
+    noise = column(
+        "noise",
+        context.say("Noise"),
+        85,
+        headerTooltip=context.say("Spread of the samples of the first metric of each case, the middle case."),
+        **number,
+    )
     return [
         column("started_at", context.say("Time"), 158, sortingOrder=["desc", "asc"], tooltipField="utc", **link),
         column("suite", context.say("Suite"), 120),
-        column("git_sha", context.say("Commit"), 100, tooltipField="git_full"),
-        column("subject", context.say("Subject"), 240, flex=1, minWidth=140, tooltipField="subject", **plain),
-        column("machine_id", context.say("Machine"), 210, tooltipField="machine_full"),
-        column("status", context.say("Status"), 105),
-        column("num_ok", context.say("OK"), 75, **number),
-        column("num_skipped", context.say("Skipped"), 95, **number),
-        column("num_failed", context.say("Failed"), 90, cellClassRules={"cell-failed": "params.value > 0"}, **number),
-        column(
-            "geomean",
-            context.say("Mean ratio [95%]"),
-            190,
-            headerTooltip=context.say(
-                "How many times as good as the baseline, over the cases that both have; above 1 is better. "
-                "Choose a baseline above."
-            ),
-            cellClassRules={
-                "cell-better": "params.data && params.data.significant == 'better'",
-                "cell-worse": "params.data && params.data.significant == 'worse'",
-            },
-            **number,
-        ),
-        column(
-            "noise",
-            context.say("Noise"),
-            85,
-            headerTooltip=context.say("Spread of the samples of the first metric of each case, the middle case."),
-            **number,
-        ),
-        column("command", context.say("Repeat"), 110, cellRenderer="RunCommand", **plain),
+        column("git_sha", context.say("Commit"), 112, tooltipField="git_full"),
+        column("subject", context.say("Subject"), 240, flex=1, minWidth=180, tooltipField="subject", **plain),
+        *([ratio] if state.baseline else []),
+        column("num_ok", context.say("OK"), 66, **number),
+        column("num_skipped", context.say("Skipped"), 92, **number),
+        column("num_failed", context.say("Failed"), 82, cellClassRules={"cell-failed": "params.value > 0"}, **number),
+        noise,
+        column("status", context.say("Status"), 112),
+        column("machine_id", context.say("Machine"), 200, tooltipField="machine_full"),
+        column("command", context.say("Repeat"), 90, cellRenderer="RunCommand", **plain),
     ]
 
 
@@ -316,7 +316,7 @@ def _row(context: Context, line: RunLine) -> dict[str, Any]:
         "git_sha": (line.git_sha[:8] or "–") + ("*" if line.git_dirty else ""),
         "git_full": line.git_sha + (f" ({context.say('with uncommitted changes')})" if line.git_dirty else ""),
         "subject": line.subject,
-        "machine_id": f"{line.machine_id[:8]} {name}",
+        "machine_id": f"{short_id(line.machine_id)} {name}",
         "machine_full": f"{line.machine_id} {name} ({line.device})",
         "status": _status(context, line.status),
         "num_ok": line.num_ok,

@@ -9,8 +9,10 @@ import pytest
 
 from dashboard import shell
 from dashboard.__main__ import main
+from dashboard.annotations import read_annotations
 from dashboard.app import build_app
 from dashboard.source import Source
+from harness.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "results" / "reference"
@@ -125,6 +127,40 @@ def test_exports_are_answered_by_pages_that_have_them_and_nothing_else() -> None
     wrong = client.get("/export/compare.md?a=nonsense&b=latest")
     assert wrong.status_code == 400
     assert wrong.text.startswith("no run 'nonsense'")
+
+
+def test_remarks_are_written_only_where_that_was_allowed_and_only_from_our_own_pages(tmp_path: Path) -> None:
+    Store.open(tmp_path / "s", create=True)
+    remark = {
+        "text": "new driver",
+        "author": "ada",
+        "case": "*decode*",
+        "status": "explained",
+        "back": "//evil.example",
+    }
+    own = {"Sec-Fetch-Site": "same-origin"}
+    closed = build_app(tmp_path / "s").server.test_client()
+    assert closed.post("/annotations", data=remark, headers=own).status_code in (404, 405)
+    client = build_app(tmp_path / "s", write=True).server.test_client()
+    assert client.post("/annotations", data=remark, headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+    assert client.post("/annotations", data=remark, headers={"Origin": "http://evil.example"}).status_code == 403
+    assert client.post("/annotations", data={**remark, "text": " "}, headers=own).status_code == 400
+    assert client.post("/annotations", data={**remark, "status": "fine"}, headers=own).status_code == 400
+    assert not (tmp_path / "s" / "annotations.jsonl").exists()
+    answer = client.post("/annotations", data=remark, headers=own)
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/trend")
+    notes, problems = read_annotations(tmp_path / "s")
+    assert [(note.text, note.author, note.case, note.status) for note in notes] == [
+        ("new driver", "ada", "*decode*", "explained")
+    ]
+    assert problems == ()
+
+
+def test_the_form_for_remarks_stands_only_where_they_may_be_added() -> None:
+    pages = shell.found_pages()
+    assert "Add a remark" in words(shell.draw(Source(REFERENCE, write=True), pages, "/trend", "").content)
+    assert "Add a remark" not in words(shell.draw(Source(REFERENCE), pages, "/trend", "").content)
+    assert "Add a remark" not in words(shell.draw(Source(REFERENCE, write=True), pages, "/runs", "").content)
 
 
 @pytest.mark.parametrize(
