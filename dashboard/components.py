@@ -101,10 +101,7 @@ def figure(context: Context, fig: Mapping[str, Any], *, name: str, height: int |
             dcc.Store(id={"type": "figure-data", "name": name}, data=dict(fig)),
             dcc.Graph(
                 id={"type": "figure", "name": name},
-                figure={
-                    "data": [],
-                    "layout": {"height": fixed, "xaxis": {"visible": False}, "yaxis": {"visible": False}},
-                },
+                figure=_waiting(fixed),
                 config={"displayModeBar": False, "displaylogo": False, "responsive": True},
                 responsive=True,
                 style={"height": f"{fixed}px"},
@@ -142,6 +139,13 @@ def figure(context: Context, fig: Mapping[str, Any], *, name: str, height: int |
     )
 
 
+def _waiting(height: float) -> dict[str, Any]:
+    """What stands there until a figure is scrolled to: nothing, in any scheme, at its size."""
+    clear, hidden = "rgba(0,0,0,0)", {"visible": False}
+    layout = {"height": height, "xaxis": hidden, "yaxis": hidden, "paper_bgcolor": clear, "plot_bgcolor": clear}
+    return {"data": [], "layout": layout}
+
+
 def _export_button(title: str, text: str, name: str, form: str) -> Component:
     marks = data(figure=name, form=form)
     return html.Button(text, type="button", title=title, className="quiet", **aria(label=title), **marks)
@@ -153,11 +157,15 @@ def data_table(
     rows: Sequence[Sequence[Cell]],
     *,
     caption: str = "",
+    label: str = "",
     name: str = "",
     marks: Sequence[str] = (),
 ) -> Component:
-    """A table that scrolls inside itself. The first column heads its row; `marks` are class names, one for each row."""
-    label = caption or context.say("Table")
+    """A table that scrolls inside itself. The first column heads its row; `marks` are class names, one for each row.
+
+    `label` names it for assistive technology where the heading above says it already and no caption is shown.
+    """
+    label = label or caption or context.say("Table")
     head = html.Thead(
         html.Tr(
             [
@@ -234,7 +242,8 @@ def quality(
         return html.Span(
             note or context.say("not measured"), className="missing", title=context.say("quality was not measured here")
         )
-    separated = [piece for part in parts for piece in (part, ", ")][:-1]
+    whole = [html.Span(part, className="whole") for part in parts]
+    separated = [piece for part in whole for piece in (part, ", ")][:-1]
     return html.Span([*separated, html.Small(f" ({note})") if note else None], className="quality")
 
 

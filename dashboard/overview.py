@@ -165,7 +165,7 @@ def concerns(context: Context, machine_id: str, standings: Sequence[Standing]) -
         if broken:
             first = broken[0]
             words = context.say(
-                "{n} cases broke, first {case}: {status}", n=len(broken), case=first.label, status=first.status
+                "cases that broke: {n}, first {case}: {status}", n=len(broken), case=first.label, status=first.status
             )
             href = context.href("/compare", b=standing.run.run_id, verdict="invalid")
             found.append(Concern(context.say("failure"), f"{standing.run.suite}: {words}", href))

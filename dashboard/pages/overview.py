@@ -216,7 +216,7 @@ def _attention(context: Context, here: MachineLine, standings: Sequence[Standing
         )
     rows: list[list[Cell]] = [[one.kind, dcc.Link(one.text, href=one.href, className="row-link")] for one in found]
     heads = [Column(context.say("Kind")), Column(context.say("What"))]
-    return section(title, data_table(context, heads, rows, caption=title), name="attention")
+    return section(title, data_table(context, heads, rows, label=title), name="attention")
 
 
 def _last_runs(context: Context) -> Component:

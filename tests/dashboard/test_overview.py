@@ -58,7 +58,7 @@ def test_options_stand_against_the_reference_and_failures_are_cells(tmp_path: Pa
     assert heat[1][heat[0].index("kv=prealloc")] == "▲ 1.20"
     assert heat[1][heat[0].index("norm=fused")] == "failed"
     assert query_of(links(drawn)["▲ 1.20"])["b"] == [f"{run.run_id}/kv=prealloc"]
-    assert "1 cases broke" in shown(drawn)
+    assert "cases that broke: 1, first" in shown(drawn)
 
 
 def test_the_ways_in_and_the_missing_are_there_without_a_figure() -> None:
