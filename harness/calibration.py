@@ -263,10 +263,12 @@ def save_noise(store: Store, calibration: NoiseCalibration) -> Path:
 def load_noise(store: Store, fingerprint: str) -> NoiseCalibration | None:
     """The calibration of a machine: under its fingerprint, else the newest of another one, which says so itself."""
     folder = store.path / "calibration"
-    own = _read(store, folder / f"{fingerprint}{_SUFFIX}")
-    if own is not None:
-        return replace(own, asked_for=fingerprint)
-    others = [_read(store, folder / name) for name in store.catalog.names(folder) if name.endswith(_SUFFIX)]
+    names = [name for name in store.catalog.names(folder) if name.endswith(_SUFFIX)]
+    if f"{fingerprint}{_SUFFIX}" in names:  # else it may be no file name at all
+        own = _read(store, folder / f"{fingerprint}{_SUFFIX}")
+        if own is not None:
+            return replace(own, asked_for=fingerprint)
+    others = [_read(store, folder / name) for name in names]
     newest = max((found for found in others if found), key=lambda found: found.measured_at, default=None)
     return None if newest is None else replace(newest, asked_for=fingerprint)
 

@@ -269,7 +269,7 @@ def _peaks(machine: Machine) -> Iterator[PeakRow]:
 def _floor(machine: Machine, kind: str, model: str, when: datetime) -> Floor:
     sd = 1.4 * machine.block_noise
     floors = {blocks: Bound(sd / blocks**0.5, sd / blocks**0.5 * 0.8, sd / blocks**0.5 * 1.3) for blocks in (4, 8, 16)}
-    power = {effect: Rate(round(40 * min(1.0, effect / (300 * sd))), 40) for effect in (1.0, 2.0, 3.0, 5.0)}
+    power = {effect: Rate(round(40 * min(1.0, effect / (3 * sd))), 40) for effect in (0.01, 0.02, 0.03, 0.05)}
     metric = "tps" if kind == "decode" else "ttft"
     return Floor(
         kind,

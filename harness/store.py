@@ -278,7 +278,10 @@ class Store:
 
     def calibration(self, machine_id: str) -> list[PeakRow]:
         """The measured peaks of a machine; none if it was never calibrated."""
-        path = self.path / "calibration" / f"{machine_id}.parquet"
+        folder, name = self.path / "calibration", f"{machine_id}.parquet"
+        if name not in self.catalog.names(folder):  # an id is never taken for a path
+            return []
+        path = folder / name
         try:
             rows = decode(path, "calibration").drop_columns(["machine_id"]).to_pylist()
         except FileNotFoundError:

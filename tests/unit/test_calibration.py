@@ -227,3 +227,10 @@ def test_a_calibration_that_lacks_rows_is_passed_over_and_named(store: Store, mo
     path = save_noise(store, known())
     assert load_noise(store, "f00d") is None
     assert "not a whole calibration" in store.problems[0].reason and store.problems[0].path == path
+
+
+def test_a_fingerprint_is_never_taken_for_a_path(tmp_path: Path) -> None:
+    outside, inside = (Store.open(tmp_path / name, create=True) for name in ("outside", "inside"))
+    save_noise(outside, known(floor(), fingerprint="abc"))
+    assert load_noise(inside, "../../outside/calibration/abc") is None
+    assert inside.calibration("../../outside/calibration/abc") == []
