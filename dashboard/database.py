@@ -115,13 +115,14 @@ def _state(found: Loaded) -> tuple[Any, ...]:
 
 
 def _runs_table(runs: Iterable[RunRow]) -> pa.Table:
-    """What lists filter and sort by; times without zone, in UTC."""
+    """What lists filter and sort by; times without zone, in UTC. `number` counts the runs in the order of time."""
     rows = list(runs)
     columns = {name: pa.array([getattr(run, name) for run in rows], pa.string()) for name in _RUN_TEXTS}
     for name in ("started_at", "finished_at"):
         columns[name] = pa.array([getattr(run, name) for run in rows], pa.timestamp("us", "UTC")).cast(
             pa.timestamp("us")
         )
+    columns["number"] = pa.array(range(len(rows)), pa.int64())
     columns["git_dirty"] = pa.array([run.git_dirty for run in rows], pa.bool_())
     return pa.table(columns)
 

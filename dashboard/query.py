@@ -14,14 +14,15 @@ file that is gone meanwhile gives an empty answer. Every value is bound; a Query
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dashboard import sql
 from dashboard.database import Database
 from dashboard.filters import Filter
 from dashboard.folding import cells, finite, mapping, noise_line, run_line
+from dashboard.loading import Loaded
 from dashboard.rows import (
     CaseLine,
     MachineLine,
@@ -56,7 +57,9 @@ __all__ = [
 
 MAX_SAMPLES = 2_000
 SYNTHETIC_HOST = "synthetic"
+_MAX_ANSWERS = 64
 _EVERYTHING = Filter()
+T = TypeVar("T")
 
 
 class Query:
@@ -65,6 +68,7 @@ class Query:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._database = Database(path)
+        self._known: tuple[Loaded | None, dict[tuple[object, ...], Any]] = None, {}
 
     @property
     def store(self) -> Store:
@@ -98,6 +102,18 @@ class Query:
         blocks = _planned_blocks(run) or (suite.sampling.blocks if suite is not None else 0)
         done = self._database.ask(sql.PROGRESS, [max(blocks, 1), run.run_id])[0][0]
         return Progress(run.run_id, run.suite, float(done or 0.0), run.started_at)
+
+    def _once(self, key: tuple[object, ...], answer: Callable[[], T]) -> T:
+        """The answer to a question about the whole store, asked once for as long as the store stays as it is."""
+        found = self._database.current()
+        if self._known[0] is not found:
+            self._known = found, {}
+        answers = self._known[1]
+        if key not in answers and len(answers) >= _MAX_ANSWERS:
+            answers.clear()
+        if key not in answers:
+            answers[key] = answer()
+        return answers[key]  # type: ignore[no-any-return]
 
     # Runs and cases ---------------------------------------------------------------------------------------------
 
@@ -172,7 +188,7 @@ class Query:
 
     def _lines(self, condition: str, values: Sequence[Any]) -> tuple[SummaryLine, ...]:
         found = self._database.current()
-        order = "runs.started_at NULLS FIRST, summary.run_id, cases.ordinal, summary.case_id, metric"
+        order = "runs.number, cases.ordinal, summary.case_id, metric"
         rows = self._database.ask(f"SELECT {sql.LINE} {sql.LINES} WHERE {condition} ORDER BY {order}", values)
         return tuple(self._line(found.runs[row[0]], *row[1:]) for row in rows if row[0] in found.runs)
 
@@ -223,15 +239,11 @@ class Query:
 
         Raises UsageError for another word. Each case counts once per machine, as its newest run left it.
         """
-        self._database.current()
         rows, row_values = self._spread(row_axis)
         columns, column_values = self._spread(column_axis)
         condition, values = which.where("run", "case")
-        counts = self._database.ask(
-            sql.matrix(rows, columns, condition),
-            [*values, *row_values, *column_values],
-        )
-        return cells(counts)
+        text, bound = sql.matrix(rows, columns, condition), [*values, *row_values, *column_values]
+        return self._once((text, *bound), lambda: cells(self._database.ask(text, bound)))
 
     def _spread(self, name: str) -> tuple[str, list[str]]:
         if name in sql.SPREADS:
@@ -245,9 +257,12 @@ class Query:
 
     def noise(self, machine_id: str) -> tuple[NoiseLine, ...]:
         """The noise of every timed series of a machine, and the calibrated floor of its family."""
+        return self._once((sql.STEADINESS, machine_id), lambda: tuple(self._noise(machine_id)))
+
+    def _noise(self, machine_id: str) -> Iterator[NoiseLine]:
         calibration = self.calibration(machine_id)
-        rows = self._database.ask(sql.STEADINESS, [machine_id])
-        return tuple(noise_line(self._database.series[case_id], calibration, *rest) for case_id, *rest in rows)
+        for case_id, *rest in self._database.ask(sql.STEADINESS, [machine_id]):
+            yield noise_line(self._database.series[case_id], calibration, *rest)
 
     def calibration(self, machine_id: str) -> NoiseCalibration | None:
         """The noise calibration that holds for a machine's newest run; it says itself if it is from elsewhere."""
@@ -280,8 +295,7 @@ class Query:
 
     def metrics(self) -> tuple[str, ...]:
         """The metrics that have numbers."""
-        self._database.current()
-        return tuple(row[0] for row in self._database.ask(sql.METRICS))
+        return self._once((sql.METRICS,), lambda: tuple(row[0] for row in self._database.ask(sql.METRICS)))
 
     def axes(self) -> dict[str, tuple[str, ...]]:
         """Every axis of the store with the options seen on it, the reference first."""

@@ -54,7 +54,7 @@ def versus(which: str) -> str:
 STEADINESS = """
     WITH points AS (
         SELECT summary.case_id, metric, unit, ln(median) AS level, noise, num_blocks, epoch(started_at) AS moment,
-               level - lag(level) OVER (PARTITION BY summary.case_id, metric ORDER BY started_at, run_id) AS step
+               level - lag(level) OVER (PARTITION BY summary.case_id, metric ORDER BY number) AS step
         FROM summary JOIN runs USING (run_id)
         WHERE machine_id = ? AND summary.status = 'ok' AND n > 1 AND median > 0 AND started_at IS NOT NULL
     )
@@ -116,7 +116,7 @@ def matrix(rows: str, columns: str, condition: str) -> str:
             SELECT cases.case_id, cases.status, cases.reason
             FROM cases JOIN runs USING (run_id) JOIN series USING (case_id) WHERE {condition}
             QUALIFY row_number() OVER (
-                PARTITION BY cases.case_id, runs.machine_id ORDER BY runs.started_at DESC, runs.run_id DESC) = 1
+                PARTITION BY cases.case_id, runs.machine_id ORDER BY runs.number DESC) = 1
         )
         SELECT across.value, down.value, status, reason, count(*) AS num
         FROM newest JOIN ({rows}) AS across USING (case_id) JOIN ({columns}) AS down USING (case_id)
