@@ -11,6 +11,7 @@ store does not know.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Literal
 from dashboard import views_cache
 from dashboard.context import Context
 from harness.compare import Comparison, Measured
-from harness.core import VerdictName
+from harness.core import UsageError, VerdictName
 from harness.schema import RunRow
 from reports.views import ComparisonView, Difference, Quality, RunView
 from reports.wording import ratio_of
@@ -28,6 +29,7 @@ Shown = Literal["auto", "all", "significant"]
 Order = Literal["effect", "worst", "best", "plan"]
 Kept = Literal["", "regressed", "improved", "inconclusive", "invalid", "equivalent", "only_a", "only_b"]
 SIGNIFICANT: tuple[VerdictName, ...] = ("regressed", "improved")
+_OPTION = re.compile(r"[a-z]*:?\s*-")
 FEW_ROWS = 24  # up to here nothing is hidden
 
 
@@ -73,6 +75,9 @@ class Chosen:
 
 def compared(context: Context, a: str, b: str, margin: float | None = None) -> Compared:
     """B against A, or run `b` against its own references where `a` is empty. Raises UsageError."""
+    for text in (a, b):
+        if _OPTION.match(text):  # a revision goes to git: what git would take for an option never does
+            raise UsageError(f"'{text[:80]}' is not a side: a name does not begin with a dash")
     if a:
         return _of_sides(context, views_cache.comparison(context, a, b, margin))
     run = context.results.find_run(b)

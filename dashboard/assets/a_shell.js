@@ -103,6 +103,7 @@
         const id = dash_clientside.callback_context.outputs_list.id;
         const holder = document.getElementById("figure-" + id.name);
         if (!figure || !shown) return dash_clientside.no_update;
+        window.bench.templates = templates;
         const drawn = dressed(figure, templates[shown]);
         const place = holder && holder.getBoundingClientRect();
         if (!holder || (place.top < window.innerHeight + 300 && place.bottom > -300)) return drawn;
@@ -142,7 +143,7 @@
     },
   });
 
-  window.bench = { dressed: dressed, waiting: waiting, release: release };
+  window.bench = { waiting: waiting, release: release, templates: null };
 
   document.documentElement.setAttribute("data-mantine-color-scheme", wanted(window.location.search));
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {

@@ -44,18 +44,8 @@
 
   /* Saved on white with the colours of the light scheme, whatever the screen shows. */
   function onPaper(graph) {
-    const templates = graph.layout.template;
-    const text = "#1b1e23";
-    const layout = Object.assign({}, graph.layout, { paper_bgcolor: "#ffffff", plot_bgcolor: "#ffffff", width: undefined });
-    const copy = JSON.parse(JSON.stringify(templates || {}));
-    copy.layout = Object.assign({}, copy.layout, { font: Object.assign({}, (copy.layout || {}).font, { color: text }) });
-    ["xaxis", "yaxis"].forEach((axis) => {
-      copy.layout[axis] = Object.assign({}, copy.layout[axis], {
-        gridcolor: "#dfe2e7", linecolor: "#5a606b", tickfont: { color: text }, title: { font: { color: text } },
-      });
-    });
-    layout.template = copy;
-    return { data: graph.data, layout: layout };
+    const white = { template: window.bench.templates.light, paper_bgcolor: "#ffffff", plot_bgcolor: "#ffffff", width: undefined };
+    return { data: graph.data, layout: Object.assign({}, graph.layout, white) };
   }
 
   function exported(button) {
@@ -162,7 +152,17 @@
   });
 
   /* On paper: every figure is drawn, in the light scheme. */
+  function allFigures(scheme) {
+    document.querySelectorAll(".js-plotly-plot").forEach((graph) => {
+      if (window.bench.templates) window.Plotly.relayout(graph, { template: window.bench.templates[scheme] });
+    });
+  }
+
   window.addEventListener("beforeprint", () => {
     [...window.bench.waiting.keys()].forEach(window.bench.release);
+    allFigures("light");
+  });
+  window.addEventListener("afterprint", () => {
+    allFigures(document.documentElement.getAttribute("data-mantine-color-scheme") === "dark" ? "dark" : "light");
   });
 })();

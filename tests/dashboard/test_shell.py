@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from dash import Dash
+from flask.testing import FlaskClient
 
 from dashboard import shell
 from dashboard.__main__ import main
 from dashboard.annotations import read_annotations
-from dashboard.app import build_app
+from dashboard.app import BUSY_MS, QUIET_MS, build_app
 from dashboard.source import Source
+from harness.registry import load_all
+from harness.schema import RunRow
 from harness.store import Store
+from tests.synthetic import Arm, store_run
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "results" / "reference"
+
+
+@pytest.fixture(autouse=True)
+def declared() -> None:
+    load_all()
 
 
 def words(component: object) -> str:
@@ -72,6 +85,70 @@ def test_the_filter_box_stands_only_where_a_page_reads_it() -> None:
     source = Source(REFERENCE)
     assert '"name": "filter"' in words(shell.draw(source, pages, "/runs", "").top)
     assert '"name": "filter"' not in words(shell.draw(source, pages, "/compare", "").top)
+
+
+def test_a_damaged_file_is_named_on_every_page_and_the_rest_is_shown(tmp_path: Path) -> None:
+    shutil.copytree(REFERENCE, tmp_path / "s")
+    victim = next((tmp_path / "s" / "runs").glob("*.parquet"))
+    victim.write_bytes(b"PAR1 not really PAR1")
+    pages = shell.found_pages()
+    for path in ("/runs", "/compare"):
+        text = words(shell.draw(Source(tmp_path / "s"), pages, path, "").content)
+        assert "1 files of the store could not be read; everything else is shown." in text
+        assert victim.name in text and "is missing or unreadable" in text
+        assert f"python -m harness store check --store {tmp_path / 's'}" in text
+
+
+def test_a_store_that_was_made_up_says_so_on_every_page(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "s", create=True)
+    run = store_run(store, Arm(timed={"tps": [1.0, 1.1]}))
+    store.save_run(replace(run, host="synthetic"))
+    source = Source(tmp_path / "s")
+    for page in shell.found_pages():
+        assert "This store is synthetic" in words(shell.draw(source, shell.found_pages(), page.path, "").content)
+
+
+def test_a_run_that_goes_on_shows_how_far_it_is(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "s", create=True)
+    writer = store.begin(RunRow(suite="lab"))
+    stamp = Source(tmp_path / "s").stamp()
+    assert stamp is not None
+    lines = shell.progress("", stamp.running)
+    assert len(lines) == 1
+    assert "lab is running since" in words(lines) and writer.run_id in words(lines)
+    writer.finish("finished")
+
+
+def test_while_a_run_goes_on_the_store_is_looked_at_more_often(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "s", create=True)
+    writer = store.begin(RunRow(suite="lab"))
+    app = build_app(tmp_path / "s")
+    client = app.server.test_client()
+    assert ask(client, app, "running.children", [1, "", "", QUIET_MS])["pulse"]["interval"] == BUSY_MS
+    writer.finish("finished")
+    answer = ask(client, app, "running.children", [2, "", "", BUSY_MS])
+    assert answer["pulse"]["interval"] == QUIET_MS
+    assert answer["running"]["children"] == []
+    assert answer["stamp"]["children"].startswith("1 runs, complete as of ")
+
+
+def ask(client: FlaskClient, app: Dash, name: str, values: list[Any]) -> dict[str, Any]:
+    """What a callback of the server answers to the browser's request."""
+    key, found = next((key, found) for key, found in app.callback_map.items() if name in key)
+    given = [*found["inputs"], *found["state"]]
+    bodies = [{**one, "value": value} for one, value in zip(given, values, strict=True)]
+    outputs = [dict(zip(("id", "property"), part.rsplit(".", 1), strict=True)) for part in key.strip(".").split("...")]
+    body = {
+        "output": key,
+        "outputs": outputs,
+        "inputs": bodies[: len(found["inputs"])],
+        "state": bodies[len(found["inputs"]) :],
+        "changedPropIds": [],
+    }
+    answer = client.post("/_dash-update-component", json=body)
+    assert answer.status_code == 200, answer.text
+    response: dict[str, Any] = answer.json["response"]
+    return response
 
 
 def test_the_stamp_counts_runs_and_says_until_when() -> None:
