@@ -3,7 +3,7 @@
     app = build_app(Path("results"))
     app.server.test_client().get("/").status_code      # 200; `python -m dashboard` serves it
 
-Other callbacks run in the browser (assets/shell.js): controls write the address, figures take the scheme's colours.
+Other callbacks run in the browser (assets/a_shell.js): controls write the address, figures take the scheme's colours.
 Everything is served from here and read-only; see dashboard.security for who may read it. It refuses nothing: a folder
 without a store gets a page that says so.
 """
@@ -18,23 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import dash_mantine_components as dmc
-from dash import ALL, MATCH, Dash, Input, Output, State, dcc, html, no_update, set_props
+from dash import Dash, Input, Output, State, dcc, html, no_update, set_props
 from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
-from flask import Response, abort, request
 
-from dashboard import shell, theme, url
-from dashboard.browser import in_browser
+from dashboard import shell, theme
+from dashboard.browser import register_in_browser
 from dashboard.components import notice
 from dashboard.context import Context, shell_state
+from dashboard.exports import serve_exports
 from dashboard.remarks import serve_remarks
 from dashboard.security import protect
 from dashboard.source import Source
-from harness.core import HarnessError
 from reports.language import say
 
 QUIET_MS, BUSY_MS = 30_000, 5_000  # between looks at the store: while nothing is measured, and while a run goes on
-_MIME = {"csv": "text/csv", "md": "text/markdown", "json": "application/json"}
 
 
 def build_app(store_path: Path, *, write: bool = False, token: str | None = None) -> Dash:
@@ -55,12 +53,12 @@ def build_app(store_path: Path, *, write: bool = False, token: str | None = None
         include_pages_meta=False,
     )
     app.layout = lambda: _layout(source)
-    _register_in_browser(app)
+    register_in_browser(app)
     _register_on_server(app, source, pages)
     for page in pages:
         if page.register is not None:
             page.register(app, source)
-    _serve_exports(app, source, pages)
+    serve_exports(app.server, source, pages)
     serve_remarks(app.server, source)
     app.server.extensions["overview"] = partial(shell.draw, source, pages, "/", "")
     protect(app.server, script_hashes=app.csp_hashes(), token=token)
@@ -87,30 +85,6 @@ def _layout(source: Source) -> Component:
         [*held, shell.frame()], id="provider", theme=theme.mantine(), defaultColorScheme="auto"
     )
     return html.Div(provider)
-
-
-def _register_in_browser(app: Dash) -> None:
-    in_browser(
-        app,
-        "state",
-        Output("url", "search"),
-        Input({"type": "state", "name": ALL}, "value"),
-        Input({"type": "switch", "name": ALL}, "checked"),
-        Input({"type": "drawer", "name": ALL}, "opened"),
-        State("now", "data"),
-        prevent_initial_call=True,
-    )
-    in_browser(app, "scheme", Output("provider", "forceColorScheme"), Output("shown", "data"), Input("url", "search"))
-    in_browser(
-        app,
-        "figure",
-        Output({"type": "figure", "name": MATCH}, "figure"),
-        Input({"type": "figure-data", "name": MATCH}, "data"),
-        Input("shown", "data"),
-        State("templates", "data"),
-    )
-    in_browser(app, "arrived", Output("live", "children"), Input("now", "data"), prevent_initial_call=True)
-    in_browser(app, "pulse", Output("seen-pulse", "data"), Input("pulse", "n_intervals"), prevent_initial_call=True)
 
 
 def _register_on_server(app: Dash, source: Source, pages: tuple[shell.Page, ...]) -> None:
@@ -157,29 +131,6 @@ def _register_on_server(app: Dash, source: Source, pages: tuple[shell.Page, ...]
 def _frame_key(now: Mapping[str, Any]) -> tuple[Any, ...]:
     values = now["values"]
     return now["path"], values["lang"], values["scheme"], values.get("filter")
-
-
-def _serve_exports(app: Dash, source: Source, pages: tuple[shell.Page, ...]) -> None:
-    """`/export/<page>.<form>?<state>`: what a page shows as a file."""
-    by_path = {page.path: page for page in pages if page.export is not None}
-
-    def export(name: str, form: str) -> Response:
-        page = by_path.get(f"/{name}")
-        if page is None or page.export is None or form not in page.forms:
-            abort(404)
-        search = request.query_string.decode("utf-8", errors="replace")
-        language, scheme = shell_state(search)
-        state: Any = url.parse(page.state_type, search, language)[0]
-        try:
-            query, store = source.open()
-            text = page.export(Context(query, store, language, scheme, search, page.path), state, form)
-        except HarnessError as error:
-            return Response(f"{error}\n", status=400, mimetype="text/plain")
-        answer = Response(text, mimetype=_MIME[form])
-        answer.headers["Content-Disposition"] = f'attachment; filename="{name}.{form}"'
-        return answer
-
-    app.server.add_url_rule("/export/<name>.<form>", "export", export)
 
 
 def _fault(error: Exception) -> None:

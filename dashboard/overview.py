@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from dashboard import views_cache
+from dashboard.choices import workload_name
 from dashboard.context import Context
 from dashboard.filters import Filter
 from dashboard.rows import RunLine
@@ -188,10 +189,14 @@ def _noisy(context: Context, machine_id: str) -> list[Concern]:
     if not lines:
         return []
     worst = max(lines, key=lambda line: line.run_to_run or 0.0)
+    name = f"{workload_name(worst.workload)} {worst.variant}"
     words = context.say(
         "{n} series spread by more than {limit} from run to run, most {case} ({spread})",
-        n=len(lines), limit=f"{NOISY:.0%}", case=f"{worst.workload} {worst.variant}", spread=f"{worst.run_to_run:.0%}",
-    )  # fmt: skip
+        n=len(lines),
+        limit=f"{NOISY:.0%}",
+        case=name,
+        spread=f"{worst.run_to_run:.0%}",
+    )
     return [Concern(context.say("noise"), words, context.href("/noise", machine=machine_id))]
 
 

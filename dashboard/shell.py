@@ -286,7 +286,7 @@ def _store_messages(context: Context, stamp: Stamp) -> list[Component]:
         told = html.Details([html.Summary(context.say("Which, and why")), html.Ul(lines)])
         check = html.P(repeat(context, context.command("store check")))
         words = context.say(
-            "{n} files of the store could not be read; everything else is shown.", n=len(stamp.problems)
+            "Files of the store that could not be read: {n}. Everything else is shown.", n=len(stamp.problems)
         )
         found.append(notice(context, "warning", words, told, check))
     return found

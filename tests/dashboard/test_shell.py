@@ -94,8 +94,8 @@ def test_a_damaged_file_is_named_on_every_page_and_the_rest_is_shown(tmp_path: P
     pages = shell.found_pages()
     for path in ("/runs", "/compare"):
         text = words(shell.draw(Source(tmp_path / "s"), pages, path, "").content)
-        assert "1 files of the store could not be read; everything else is shown." in text
-        assert victim.name in text and "is missing or unreadable" in text
+        assert "Files of the store that could not be read: 1. Everything else is shown." in text
+        assert victim.name in text and "readable" in text
         assert f"python -m harness store check --store {tmp_path / 's'}" in text
 
 
@@ -132,14 +132,30 @@ def test_while_a_run_goes_on_the_store_is_looked_at_more_often(tmp_path: Path) -
     assert answer["stamp"]["children"].startswith("1 runs, complete as of ")
 
 
-def ask(client: FlaskClient, app: Dash, name: str, values: list[Any]) -> dict[str, Any]:
+def test_a_mistake_of_ours_is_a_message_on_the_page_and_a_traceback_in_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*given: object) -> shell.Drawn:
+        raise ValueError("nobody thought of this")
+
+    app = build_app(REFERENCE)
+    monkeypatch.setattr(shell, "draw", broken)
+    client = app.server.test_client()
+    answer = ask(client, app, "page.children", ["/runs", "", "", None], key="sideUpdate")
+    assert "A fault of the dashboard: this page could not be drawn." in json.dumps(answer["page"])
+    assert "nobody thought of this" in capsys.readouterr().err
+
+
+def ask(client: FlaskClient, app: Dash, name: str, values: list[Any], *, key: str = "response") -> dict[str, Any]:
     """What a callback of the server answers to the browser's request."""
-    key, found = next((key, found) for key, found in app.callback_map.items() if name in key)
+    output, found = next((output, found) for output, found in app.callback_map.items() if name in output)
     given = [*found["inputs"], *found["state"]]
     bodies = [{**one, "value": value} for one, value in zip(given, values, strict=True)]
-    outputs = [dict(zip(("id", "property"), part.rsplit(".", 1), strict=True)) for part in key.strip(".").split("...")]
+    outputs = [
+        dict(zip(("id", "property"), part.rsplit(".", 1), strict=True)) for part in output.strip(".").split("...")
+    ]
     body = {
-        "output": key,
+        "output": output,
         "outputs": outputs,
         "inputs": bodies[: len(found["inputs"])],
         "state": bodies[len(found["inputs"]) :],
@@ -147,8 +163,8 @@ def ask(client: FlaskClient, app: Dash, name: str, values: list[Any]) -> dict[st
     }
     answer = client.post("/_dash-update-component", json=body)
     assert answer.status_code == 200, answer.text
-    response: dict[str, Any] = answer.json["response"]
-    return response
+    found_there: dict[str, Any] = answer.json[key]
+    return found_there
 
 
 def test_the_stamp_counts_runs_and_says_until_when() -> None:
