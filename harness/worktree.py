@@ -130,7 +130,7 @@ def resolve(repository: Path, revision: str) -> str:
         done = run_git(repository, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
         if done.returncode == 0:
             return done.stdout.strip()
-    asked = run_git(repository, "rev-list", "--max-count=1", revision or "''", "--")
+    asked = run_git(repository, "rev-list", "--max-count=1", "--end-of-options", revision or "''", "--")
     reason = _reason(asked) if asked.returncode else "it is not one commit"
     names = run_git(
         repository, "for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/tags", "refs/remotes"
