@@ -34,7 +34,7 @@ help:
 
 demo: .venv/.base
 	@$(PY) -m harness run quickstart $(ARGS)
-	@echo "look at it:  make dashboard, then http://127.0.0.1:8050/compare"
+	@echo "look at it:  make dashboard, then http://127.0.0.1:8050/compare?a=latest/reference&b=latest/kv=prealloc"
 
 dashboard: .venv/.serve
 	@$(PY) -m dashboard $(ARGS)
