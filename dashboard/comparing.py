@@ -22,6 +22,7 @@ from dashboard.context import Context
 from harness.compare import Comparison, Measured
 from harness.core import UsageError, VerdictName
 from harness.schema import RunRow
+from harness.sides import find_side
 from reports.views import ComparisonView, Difference, Quality, RunView
 from reports.wording import ratio_of
 
@@ -80,8 +81,7 @@ def compared(context: Context, a: str, b: str, margin: float | None = None) -> C
             raise UsageError(f"'{text[:80]}' is not a side: a name does not begin with a dash")
     if a:
         return _of_sides(context, views_cache.comparison(context, a, b, margin))
-    run = context.results.find_run(b)
-    return _of_run(context, views_cache.within(context, run.run_id))
+    return _of_run(context, views_cache.within(context, find_side(context.results, b).run_id))
 
 
 def _of_sides(context: Context, view: ComparisonView) -> Compared:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import parse_qs
@@ -184,6 +184,7 @@ def _assembled(
         for field in fields(state):
             values[field.name] = list(url.encode(getattr(state, field.name)))
             defaults[field.name] = list(url.encode(getattr(plain, field.name)))
+        values |= {name: given for name, given in _shown(content) if name in values}
     now = {
         "path": context.path,
         "title": f"{title} · {PRODUCT}",
@@ -197,6 +198,16 @@ def _assembled(
     }
     top = _top(context, state.filter if filtered else None)
     return Drawn(top, _navigation(context, pages, entry), html.Div(list(content)), now)
+
+
+def _shown(content: Any) -> Iterator[tuple[str, list[str]]]:
+    """What the page's controls stand at: where the address says nothing, the page's own choice, which is no news."""
+    for child in content if isinstance(content, list | tuple) else [content]:
+        if isinstance(child, Component):
+            name = getattr(child, "id", None)
+            if isinstance(name, dict) and name.get("type") == "state" and hasattr(child, "value"):
+                yield name["name"], list(url.encode("" if child.value is None else child.value))
+            yield from _shown(getattr(child, "children", None))
 
 
 def _top(context: Context, text: str | None) -> Component:

@@ -266,3 +266,9 @@ def test_the_page_in_chinese(context: Context) -> None:
     text = shown(layout(chinese, State(b="kv_cache")))
     assert "退化" in text and "改善" in text and "对比" in text
     assert compare.TITLE not in text.splitlines()
+
+
+def test_one_side_alone_may_be_named_in_every_way(context: Context) -> None:
+    machine = context.results.runs()[-1].machine_id
+    alone = layout(context, State(b=f"machine:{machine}@kv_cache"))
+    assert sentence(alone) == sentence(layout(context, State(b="kv_cache")))

@@ -280,3 +280,9 @@ def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> No
         port = other.getsockname()[1]
         assert main(["--store", str(REFERENCE), "--port", str(port)]) == 2
     assert f"{port}" in capsys.readouterr().err
+
+
+def test_what_a_page_chose_by_itself_is_no_change_of_the_address() -> None:
+    """A control that only appears must not write its value into the address: back would need two steps."""
+    now = shell.draw(Source(REFERENCE), shell.found_pages(), "/matrix", "").now
+    assert now["values"]["rows"] == ["quant"] and now["defaults"]["rows"] == [""]
