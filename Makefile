@@ -16,7 +16,7 @@ ARGS        ?=
 PYTEST_ARGS ?= -m "not slow"
 
 # Tests that measure, start servers or compute with all cores: one after the other.
-ALONE := $(wildcard tests/e2e tests/engines tests/browser) suites
+ALONE := tests/e2e tests/engines suites
 
 # What the recipes below call.
 PY      := .venv/bin/python
