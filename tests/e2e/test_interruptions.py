@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,14 @@ from tests.commandline import command, finish, new_store, start
 Call = Callable[..., tuple[int, str, str]]
 BLOCKS = 5
 SUITE = ("run", "fake_long", "--blocks", str(BLOCKS))
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """A shell's job in the background ignores Ctrl-C, and hands that on to what these tests start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def wait_for_blocks(store: Store, child: subprocess.Popen[str], blocks: int) -> None:
