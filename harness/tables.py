@@ -23,6 +23,7 @@ GLYPHS: dict[VerdictName, str] = {
     "inconclusive": "? inconclusive",
     "invalid": "✗ invalid",
 }
+_IDENTITY = ("run_id", "case_id", "model", "workload", "variant", "status", "reason")
 QUALITY = frozenset({"ppl", "kl", "top1_agreement"})
 # Columns of a run's table that stand there only where something was recorded for them.
 EXTRA_COLUMNS = {
@@ -281,19 +282,18 @@ def _divergence(kl: float | None) -> str:
     return "-" if kl is None else "0" if kl < 1e-9 else f"{kl:.2g}"
 
 
+def identity(case: Measured) -> dict[str, str]:
+    """Which case of which run a row is about, and what became of it, as data."""
+    return {name: getattr(case, name) for name in _IDENTITY}
+
+
 def _record(
     case: Measured, comparison: Comparison | None, beside: Measured | None, base: Measured | None
 ) -> dict[str, Any]:
     """One row as data: identity, status, every metric's median, the comparison, the quality and the output check."""
     ours, theirs = case.facts.get("outputs"), (base or case).facts.get("outputs")
     return {
-        "run_id": case.run_id,
-        "case_id": case.case_id,
-        "model": case.model,
-        "workload": case.workload,
-        "variant": case.variant,
-        "status": case.status,
-        "reason": case.reason,
+        **identity(case),
         "num_blocks": max((len(series.blocks) for series in case.series.values() if not series.single), default=0),
         "metrics": {
             name: {"value": series.median, "unit": series.unit}

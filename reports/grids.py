@@ -16,13 +16,13 @@ from harness.compare import Comparison
 from harness.core import VerdictName
 from harness.gate_report import change_text as gate_change_text
 from harness.gates import Decision, GateRow
-from harness.tables import GLYPHS, Column, quantity
+from harness.tables import GLYPHS, Column, identity, quantity
 from reports.document import Grid, Listing, Picture
 from reports.figures import Effect, forest
 from reports.figures.numbers import ratio_text
 from reports.language import Language, say, verdict_word
 from reports.sources import text_of
-from reports.views import Quality, RunView
+from reports.views import CaseView, Quality, RunView
 from reports.wording import case_name, most_changed, percent, ratio_of, short_names
 
 MOST_IN_FIGURE = 60
@@ -202,21 +202,14 @@ def cases_grid(view: RunView, language: Language, *, metrics: Sequence[str], tit
             )
         )
         verdicts.append(comparison.verdict if comparison else None)
-        records.append(_case_record(view, item.case.case_id))
+        records.append(_case_record(item))
     return Grid(columns, tuple(rows), title, tuple(verdicts), tuple(records), most)
 
 
-def _case_record(view: RunView, case_id: str) -> dict[str, Any]:
-    item = next(item for item in view.cases if item.case.case_id == case_id)
+def _case_record(item: CaseView) -> dict[str, Any]:
     case = item.case
     return {
-        "run_id": case.run_id,
-        "case_id": case.case_id,
-        "model": case.model,
-        "workload": case.workload,
-        "variant": case.variant,
-        "status": case.status,
-        "reason": case.reason,
+        **identity(case),
         "metrics": {name: {"value": series.median, "unit": series.unit} for name, series in case.series.items()},
         "same_output": item.same_output,
         "comparison": item.comparison.as_dict() if item.comparison else None,

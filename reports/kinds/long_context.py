@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from harness.compare import Measured
 from harness.store import Store
@@ -68,13 +69,20 @@ def _prompts(pool: Pool, language: Language) -> Part:
     answer = say(
         language,
         "TTFT goes from {low} at {least} tokens to {high} at {most} ({variant}).",
-        low=first.points[0].text,
-        high=first.points[-1].text,
-        least=first.lengths[0],
-        most=first.lengths[-1],
-        variant=first.variant,
+        **_ends(first),
     )
     return Part(Section(title, tuple(blocks)), (view.run,), answer)
+
+
+def _ends(growth: Growth) -> dict[str, Any]:
+    """The shortest and the longest length and what was measured there, for a sentence."""
+    return {
+        "low": growth.points[0].text,
+        "high": growth.points[-1].text,
+        "least": growth.lengths[0],
+        "most": growth.lengths[-1],
+        "variant": growth.variant,
+    }
 
 
 def _decoding(pool: Pool, language: Language) -> Part:
@@ -97,11 +105,7 @@ def _decoding(pool: Pool, language: Language) -> Part:
     answer = say(
         language,
         "A token takes {low} after {least} tokens and {high} after {most} ({variant}).",
-        low=first.points[0].text,
-        high=first.points[-1].text,
-        least=first.lengths[0],
-        most=first.lengths[-1],
-        variant=first.variant,
+        **_ends(first),
     )
     return Part(Section(title, tuple(blocks)), (view.run,), answer)
 
