@@ -155,15 +155,16 @@ class Store:
 
     def reopen(self, run_id: str) -> RunWriter:
         """Go on with an interrupted run. Raises UsageError if it is unknown, StoreError if it is being written."""
-        run = self.find_run(run_id)
-        if self.is_live(run):
-            raise StoreError(
-                f"run {run.run_id} is being written by process {run.pid} on {run.host}; wait for it or stop it"
-            )
-        folder = self.path / "inbox" / run.run_id
-        make_folder(folder)
-        remove([path for path in folder.iterdir() if path.name.endswith(".tmp")])
-        return RunWriter(self, _owned(replace(run, finished_at=None)), first=self._next_part(run.run_id))
+        with self.catalog.lock(wait=True):  # a compaction that took this run for dead ends first
+            run = self.find_run(run_id)
+            if self.is_live(run):
+                raise StoreError(
+                    f"run {run.run_id} is being written by process {run.pid} on {run.host}; wait for it or stop it"
+                )
+            folder = self.path / "inbox" / run.run_id
+            make_folder(folder)
+            remove([path for path in folder.iterdir() if path.name.endswith(".tmp")])
+            return RunWriter(self, _owned(replace(run, finished_at=None)), first=self._next_part(run.run_id))
 
     def _next_part(self, run_id: str) -> int:
         held = [mask for table in PART_TABLES for run, mask in self._masks(table, run_id) if run == run_id]
@@ -308,15 +309,18 @@ class Store:
         with self.catalog.lock(wait=False):
             before = self._num_files()
             skipped: dict[str, str] = {}
+            # A run makes its folder, then its row, then parts: looked at the other way round, one with parts has a row.
+            ages = {run_id: self._age_seconds(run_id) for run_id in self.catalog.inbox_runs()}
             rows = {run.run_id: run for run in self.runs()}
-            for run_id in self.catalog.inbox_runs():
+            for run_id, age in ages.items():
                 run = rows.get(run_id)
-                young = self._age_seconds(run_id) < min_age_seconds
                 if run is not None and self.is_live(run):
                     skipped[run_id] = f"is being written by process {run.pid} on {run.host}"
-                elif young and (run is None or run.status == "running"):
+                elif run is None and age == float("inf"):
+                    skipped[run_id] = "has neither a row nor parts yet"
+                elif age < min_age_seconds and (run is None or run.status == "running"):
                     skipped[run_id] = f"was written within the last {min_age_seconds:.0f} seconds and is not finished"
-            eligible = [run_id for run_id in self.catalog.inbox_runs() if run_id not in skipped]
+            eligible = [run_id for run_id in ages if run_id not in skipped]
             compaction.compact(self.catalog, eligible=eligible)
             return Compaction(len(eligible), before, self._num_files(), tuple(skipped.items()))
 

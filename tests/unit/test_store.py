@@ -29,6 +29,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from harness import compaction, schema
+from harness.catalog import Catalog
 from harness.core import Reading, Sample, StoreError, UsageError
 from harness.store import CaseRow, PeakRow, RunRow, RunWriter, Store
 
@@ -632,13 +633,53 @@ def test_two_writers_a_reader_and_a_compaction_at_once(store: Store) -> None:
     for child in children:
         assert child.stdout is not None
         child.stdout.close()
-        assert child.returncode == 0
+    assert [child.returncode for child in children] == [0, 0]
     assert reads > 0
     for suite in ("suite0", "suite1"):
         run = store.find_run(suite)
         assert run.status == "finished" and store.samples(run.run_id).num_rows == 12 * 6
         assert store.done_blocks(run.run_id) == {"c0": set(range(12)), "c1": set(range(12))}
     assert not store.problems and not store.check()
+
+
+def test_a_run_that_begins_during_a_compaction_keeps_its_folder(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever look at the store the run's folder and row, and then its first block, come before."""
+    make_run(store)
+    other = Store.open(store.path)
+    steps: list[Callable[[], None]] = []
+    begun: list[RunWriter] = []
+    removed: list[Path] = []
+    real_rmdir = os.rmdir
+
+    def hooked(look: Callable[..., Any]) -> Callable[..., Any]:
+        def looking(catalog: Catalog, *args: Any) -> Any:
+            if catalog is store.catalog and steps:
+                steps.pop(0)()
+            return look(catalog, *args)
+
+        return looking
+
+    def rmdir(path: Path) -> None:
+        removed.append(path)
+        real_rmdir(path)
+
+    for look in ("names", "inbox_runs"):
+        monkeypatch.setattr(Catalog, look, hooked(getattr(Catalog, look)))
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    for late in range(100):
+        steps[:] = [
+            *[lambda: None] * late,
+            lambda: begun.append(other.begin(RunRow(suite="kv_cache"))),
+            lambda: write_block(begun[-1], 0),
+        ]
+        store.compact(min_age_seconds=0)
+        if steps:
+            break
+        assert store.path / "inbox" / begun[-1].run_id not in removed, late
+        write_block(begun[-1], 1)
+        begun[-1].finish("finished")
+        assert store.done_blocks(begun[-1].run_id)["c0"] == {0, 1}
+    assert late > 10, "the run really began at different moments"
 
 
 def test_a_reader_survives_a_compaction_under_its_feet(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
