@@ -26,6 +26,7 @@ from harness.gate_report import GateReport, to_annotations, to_json_text, to_jun
 from harness.gates import GateRow, applicable, confirmed, evaluate, gates_of, load_gates, red, settled, unmatched
 from harness.machine import checkout, fingerprint, inspect_machine, versions
 from harness.plan import Group, Plan
+from harness.run_noise import RunNoise
 from harness.runner import Runner, Schedule
 from harness.schedule import adaptive, fixed
 from harness.sequential import Looks
@@ -277,14 +278,18 @@ def _decided(session: Session) -> Callable[[Case, Estimate], bool]:
 
 def judge(session: Session, measured: Measurement) -> tuple[GateRow, ...]:
     """The rows of the first measurement."""
-    return evaluate(
-        session.gates,
-        measured.comparisons,
-        calibration=session.calibration,
-        policy=session.plan.suite.margin,
-        missing=measured.missing,
-        new=measured.new,
-    )
+    return _rows(session, session.gates, measured.comparisons, missing=measured.missing, new=measured.new)
+
+
+def _rows(
+    session: Session, gates: Sequence[Gate], comparisons: Sequence[Comparison], **unpaired: Sequence[Measured]
+) -> tuple[GateRow, ...]:
+    policy, stored = session.plan.suite.margin, session.baseline.run
+    if stored is None:
+        return evaluate(gates, comparisons, calibration=session.calibration, policy=policy, **unpaired)
+    floors = RunNoise.of(session.store, stored, session.calibration)
+    rows = evaluate(gates, comparisons, calibration=floors, policy=policy, **unpaired)
+    return tuple(floors.proved(row) for row in rows)
 
 
 def judge_again(session: Session, sides: Sequence[SideRequest], reds: Sequence[GateRow]) -> tuple[GateRow, ...]:
@@ -300,8 +305,7 @@ def judge_again(session: Session, sides: Sequence[SideRequest], reds: Sequence[G
         if (found.candidate.case_id, found.metric) in named
         or (found.candidate.case_id in cases and found.verdict == "invalid")
     ]
-    gates = tuple(dict.fromkeys(row.gate for row in reds))
-    return evaluate(gates, kept, calibration=session.calibration, policy=session.plan.suite.margin)
+    return _rows(session, tuple(dict.fromkeys(row.gate for row in reds)), kept)
 
 
 def make_report(
