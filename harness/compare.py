@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from harness.core import SOLO_BLOCK, Better, VerdictName, Workload
-from harness.registry import METRICS, WORKLOADS, workload_label
+from harness.registry import METRICS, WORKLOADS, Metric, workload_label
 from harness.schema import RunRow
 from harness.stats import (
     Estimate,
@@ -364,7 +364,7 @@ def _compare(
             estimate = paired_estimate(a.turns, b.turns, confidence=confidence, prior=prior)
         else:
             estimate = independent_log_ratio(list(a.blocks.values()), list(b.blocks.values()), confidence=CONFIDENCE)
-    found = _verdict(estimate, a, b, better, margin, invalid, exact=bool(declared and declared.exact))
+    found = _verdict(estimate, a, b, margin, invalid, declared)
     return Comparison(
         reference,
         candidate,
@@ -388,23 +388,23 @@ def _verdict(
     estimate: Estimate | None,
     a: Series | None,
     b: Series | None,
-    better: Better,
     margin: float,
     invalid: str | None,
-    *,
-    exact: bool,
+    declared: Metric | None,
 ) -> Verdict:
     """The verdict on an estimate; single values have no interval, so only an exact metric can be called changed."""
     if invalid is not None or a is None or b is None:
         return Verdict("invalid", math.nan, None, invalid or "nothing was measured")
+    better: Better = declared.better if declared else "neither"
     if estimate is not None:
         return verdict(estimate, margin=margin, better=better)
     if not (a.single and b.single):
         return Verdict("invalid", math.nan, None, "no block was measured in both")
-    low, high = a.median * (1 - margin), a.median * (1 + margin)
-    if min(low, high) <= b.median <= max(low, high):
+    if b.median == a.median or abs(b.median - a.median) <= max(
+        margin * abs(a.median), declared.resolution if declared else 0.0
+    ):
         return Verdict("equivalent", math.nan, None, "single values")
-    if exact and better != "neither":
+    if declared and declared.exact and better != "neither":
         improved = (b.median > a.median) == (better == "higher")
         return Verdict("improved" if improved else "regressed", math.nan, None, "exact values")
     return Verdict("inconclusive", math.nan, None, "a single value on each side has no interval")

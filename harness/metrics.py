@@ -6,7 +6,7 @@ workload's own tokens, and utilisation needs a peak that was measured on this ma
 
 from __future__ import annotations
 
-from harness.registry import Record, metric
+from harness.registry import KL_RESOLUTION, Record, metric
 
 
 def _streamed(record: Record) -> tuple[int, float] | None:
@@ -157,7 +157,15 @@ def ppl(record: Record) -> float | None:
     return record.measured.get("ppl")
 
 
-@metric("kl", unit="nats/token", better="lower", workloads=("perplexity",), timed=False, exact=True)
+@metric(
+    "kl",
+    unit="nats/token",
+    better="lower",
+    workloads=("perplexity",),
+    timed=False,
+    exact=True,
+    resolution=KL_RESOLUTION,
+)
 def kl(record: Record) -> float | None:
     """Mean KL divergence of the variant's next-token distribution from the reference's, in float64."""
     return record.measured.get("kl")

@@ -185,7 +185,8 @@ class Metric:
     """A named number with its unit. `timed` metrics come once per iteration, the others once per solo pass.
 
     `compute` is a pure function of the record; None means that the metric has no value there. An `exact` metric has the
-    same value at every repetition, so two single values of it can be compared without an interval.
+    same value at every repetition, so two single values of it can be compared without an interval; values no further
+    apart than its `resolution` differ by rounding only.
     """
 
     name: str
@@ -196,11 +197,14 @@ class Metric:
     workloads: frozenset[str] | None = None
     timed: bool = True
     exact: bool = False
+    resolution: float = 0.0
 
     def applies(self, workload: Workload) -> bool:
         """Whether the metric is defined for this workload kind."""
         return self.workloads is None or workload.kind in self.workloads
 
+
+KL_RESOLUTION = 1e-9  # nats per token; what rounding alone makes of equal distributions stays below
 
 AXES: dict[str, Axis] = {}
 OPTIONS: dict[tuple[str, str], Option] = {}
@@ -278,12 +282,14 @@ def metric(
     workloads: Iterable[str] | None = None,
     timed: bool = True,
     exact: bool = False,
+    resolution: float = 0.0,
 ) -> Callable[[Callable[[Record], float | None]], Callable[[Record], float | None]]:
     """Declare a metric; the decorated function is pure and its docstring is the definition shown to users."""
 
     def register(compute: Callable[[Record], float | None]) -> Callable[[Record], float | None]:
         kinds = None if workloads is None else frozenset(workloads)
-        _add(METRICS, name, Metric(name, unit, better, _doc(compute), compute, kinds, timed, exact), "metric")
+        declared = Metric(name, unit, better, _doc(compute), compute, kinds, timed, exact, resolution)
+        _add(METRICS, name, declared, "metric")
         return compute
 
     return register

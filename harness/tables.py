@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from harness.compare import Comparison, Measured
 from harness.core import VerdictName
+from harness.registry import KL_RESOLUTION
 
 Format = Literal["table", "json", "csv", "md"]
 FORMATS: tuple[Format, ...] = ("table", "json", "csv", "md")
@@ -279,7 +280,7 @@ def _quality_of(cases: Sequence[Measured]) -> dict[tuple[str, str], Measured]:
 
 def _divergence(kl: float | None) -> str:
     """Nats per token; what only rounding makes different from nothing is nothing."""
-    return "-" if kl is None else "0" if kl < 1e-9 else f"{kl:.2g}"
+    return "-" if kl is None else "0" if kl < KL_RESOLUTION else f"{kl:.2g}"
 
 
 def identity(case: Measured) -> dict[str, str]:
