@@ -171,7 +171,8 @@ class Catalog:
 
     def note_strays(self) -> None:
         """Name Parquet files in places where the store keeps none."""
-        expected = {self.root: {"summary.parquet"}, self.root / "inbox": set(), self.root / "compacted": set()}
+        ours = {"summary.parquet", "runs.parquet"}
+        expected = {self.root: ours, self.root / "inbox": set(), self.root / "compacted": set()}
         for folder, allowed in expected.items():
             for name in self.names(folder):
                 if name not in allowed:

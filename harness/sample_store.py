@@ -28,6 +28,7 @@ from harness.catalog import make_folder, write_file
 from harness.compaction import summarise_run
 from harness.core import UsageError
 from harness.plan import Plan, make_plan
+from harness.run_copies import write_copies
 from harness.sample_numbers import MACHINES, SHAPES, TIMED, WARMUP, Machine
 from harness.sample_rows import measured
 from harness.schema import (
@@ -116,8 +117,10 @@ def write_sample_store(path: Path, *, samples: int = DEFAULT_SAMPLES, seed: int 
     held = {run.run_id: ["1", "1"] for run, _, _ in rows if run.status != "running"}
     summary = concat(summaries, "summary")
     write_file(path / "summary.parquet", encode(summary, "summary", {}, summarised=json.dumps(held)))
-    _write_names(store, [run for run, _, _ in rows], seed)
+    runs = [run for run, _, _ in rows]
+    _write_names(store, runs, seed)
     _calibrate(store)
+    write_copies(store.catalog, runs)
     return Written(path, len(rows), num_cases, num_samples)
 
 

@@ -332,6 +332,8 @@ def _may_match(group: pq.RowGroupMetaData, where: Mapping[str, Collection[str]])
 
 
 def _conform(table: pa.Table, name: TableName) -> pa.Table:
+    if table.schema.equals(SCHEMAS[name]):  # as every file of today's schema but those of cases
+        return table.replace_schema_metadata(None)
     axes = sorted(column for column in table.column_names if name == "cases" and column.startswith("axis_"))
     wanted = [*SCHEMAS[name], *(pa.field(axis, pa.string()) for axis in axes)]
     columns = []

@@ -9,6 +9,7 @@
     runs/<run_id>.parquet                  one row, replaced as the run's status changes
     inbox/<run_id>/<table>-<n>.parquet     parts of a run that goes on; after it <table>.parquet
     compacted/<table>/part-<n>.parquet     many runs, after `compact`; summary.parquet with them
+    runs.parquet                           copies of the rows in runs/ (harness.run_copies), as of the last `compact`
     calibration/<machine_id>.parquet       measured peaks
     calibration/<machine_id>.noise.parquet noise floors, false alarms and power (harness.calibration)
 
@@ -35,6 +36,7 @@ import pyarrow.compute as pc
 from harness import compaction
 from harness.catalog import Catalog, Problem, explain, make_folder, remove, write_file
 from harness.core import SCHEMA_VERSION, Reading, Sample, StoreError, UsageError
+from harness.run_copies import NO_COPIES, Copies, copied, read_copies, write_copies
 from harness.schema import (
     PART_TABLES,
     CaseRow,
@@ -198,9 +200,9 @@ class Store:
     def runs(self) -> list[RunRow]:
         """Every run, the newest last. A run's row that cannot be read is named in `problems`."""
         self.catalog.note_strays()
-        found = [
-            row for name in self.catalog.names(self.path / "runs") if (row := self._run(self.path / "runs" / name))
-        ]
+        copies = NO_COPIES if self._runs else read_copies(self.catalog)
+        names = self.catalog.names(self.path / "runs")
+        found = [row for name in names if (row := self._run(self.path / "runs" / name, copies))]
         oldest = datetime.min.replace(tzinfo=UTC)
         return sorted(found, key=lambda run: (run.started_at or oldest, run.run_id))
 
@@ -209,15 +211,12 @@ class Store:
         known = f"{run_id}.parquet" in self.catalog.names(self.path / "runs")  # an id is never taken for a path
         return self._run(self.path / "runs" / f"{run_id}.parquet") if known else None
 
-    def _run(self, path: Path) -> RunRow | None:
+    def _run(self, path: Path, copies: Copies = NO_COPIES) -> RunRow | None:
         try:
             found = path.stat()
             key = (found.st_mtime_ns, found.st_size)
             if path not in self._runs or self._runs[path][0] != key:
-                rows = run_rows(decode(path, "runs"))
-                if len(rows) != 1 or rows[0].run_id != path.stem:
-                    raise Damaged(f"does not hold the one row of run {path.stem}")
-                self._runs[path] = (key, rows[0])
+                self._runs[path] = (key, copied(copies, path) or _only_row(path))
             return self._runs[path][1]
         except FileNotFoundError:
             return None
@@ -322,6 +321,7 @@ class Store:
                     skipped[run_id] = f"was written within the last {min_age_seconds:.0f} seconds and is not finished"
             eligible = [run_id for run_id in ages if run_id not in skipped]
             compaction.compact(self.catalog, eligible=eligible)
+            write_copies(self.catalog, self.runs())
             return Compaction(len(eligible), before, self._num_files(), tuple(skipped.items()))
 
     def _num_files(self) -> int:
@@ -360,6 +360,13 @@ class Store:
                 )
             )
         return found
+
+
+def _only_row(path: Path) -> RunRow:
+    rows = run_rows(decode(path, "runs"))
+    if len(rows) != 1 or rows[0].run_id != path.stem:
+        raise Damaged(f"does not hold the one row of run {path.stem}")
+    return rows[0]
 
 
 def _owned(run: RunRow) -> RunRow:
