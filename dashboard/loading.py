@@ -147,7 +147,7 @@ class Reader:
         found = list(self.store.problems)
         for run in runs.values():
             if run.status == "running" and not self.store.is_live(run):
-                reason = f"its writer died; `python -m harness run {run.suite} --resume {run.run_id}` completes it"
+                reason = f"its writer died; complete it with: {run.completion}"
                 found.append(Problem(self.store.path / "runs" / f"{run.run_id}.parquet", reason))
         return tuple(found)
 

@@ -289,9 +289,11 @@ class Search:
         Both are worktrees with names of one length, so that neither side's environment is longer.
         """
         started = time.monotonic()
+        request = self._request()
+        repeat = f"{request.command().replace(' run ', ' bisect ', 1)} --good {self.good.short} --bad {commit.short}"
         with checkout_worktree(self.repository, commit.sha) as folder:
             runs = measure(
-                self._request(),
+                replace(request, repeat=repeat),
                 self.store,
                 lambda done, text: self._show(done, f"{commit.short} {text}"),
                 self.warn,

@@ -37,7 +37,8 @@ PEAKS_TIMEOUT = 300.0
 class Request:
     """What the user asked for; stored with the run, so that it can be repeated and resumed.
 
-    `only`: identities of the timed cases to keep, with their references and quality; empty for all.
+    `only`: identities of the timed cases to keep, with their references and quality; empty for all. `repeat`: the line
+    that repeats it where that is another verb than `run`.
     """
 
     suite: str
@@ -51,6 +52,7 @@ class Request:
     timeout_seconds: float | None = None
     plugins: Sequence[str] = ()
     only: Sequence[str] = ()
+    repeat: str = ""
 
     def plan(self) -> Plan:
         """The plan of this request on this machine. Raises UsageError."""
@@ -74,6 +76,8 @@ class Request:
 
     def command(self) -> str:
         """The one line that repeats the run."""
+        if self.repeat:
+            return self.repeat
         words = ["python", "-m", "harness", "run", self.suite, "--device", self.device, "--seed", str(self.seed)]
         for axis, options in self.axes.items():
             words += ["--axis", f"{axis}={','.join(options)}"]

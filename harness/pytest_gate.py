@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -242,6 +243,8 @@ def gate_suite(
             baseline = parse_baseline(config.getoption("--harness-against") or "HEAD~1", store, None)
             verb.check_baseline(baseline, plan, key, timed=True)
         words = argparse.Namespace(axis=[], model=[])
+        line = shlex.join(["python", "-m", "pytest", *config.invocation_params.args])
+        request = replace(request, repeat=line)
         session = verb.Session(request, plan, gates, "pytest", store, baseline, load_noise(store, key), words)
         wanted = None if baseline.kind == "variant" else frozenset(request.only)
         with verb.opened_sides(session) as sides:

@@ -84,6 +84,12 @@ class RunRow:
     pid: int = 0
     pid_start: int = 0
 
+    @property
+    def completion(self) -> str:
+        """The command for a run that did not end: to go on, or to repeat a side of a session or a calibration."""
+        other = self.session or not f"{self.command} ".startswith("python -m harness run ")
+        return self.command if other else f"python -m harness run --resume {self.run_id}"
+
 
 @dataclass(frozen=True, slots=True)
 class CaseRow:

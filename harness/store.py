@@ -350,7 +350,7 @@ class Store:
         found = self.problems
         for run in rows:
             if run.status == "running" and not self.is_live(run):
-                reason = f"its writer died; `python -m harness run {run.suite} --resume {run.run_id}` completes it"
+                reason = f"its writer died; complete it with: {run.completion}"
                 found.append(Problem(self.path / "runs" / f"{run.run_id}.parquet", reason))
         known = {run.run_id for run in rows}
         for run_id in sorted({*self.catalog.masks("cases"), *self.catalog.masks("samples")} - known):

@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import re
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -65,7 +66,8 @@ def calibrate_noise(arguments: argparse.Namespace) -> int:
         raise UsageError("a comparison of one block has no interval: --blocks must be at least 2")
     budget = DEFAULT_BUDGET if arguments.budget is None else float(arguments.budget)
     gates = verdict_rates.gates_of(suite)
-    request = replace(base, suite=suite.name, axes={}, models=(), blocks=blocks, budget_seconds=budget)
+    repeat = f"{base.command().replace(' run ', ' calibrate ', 1)} --noise --inject {shlex.quote(arguments.inject)}"
+    request = replace(base, suite=suite.name, axes={}, models=(), blocks=blocks, budget_seconds=budget, repeat=repeat)
     if budget > 0 and len(injected) > 1:
         with campaign.offered(suite):
             rounds_left = rounds_within(request.plan(), budget)

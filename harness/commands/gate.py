@@ -122,7 +122,8 @@ def find_session(arguments: argparse.Namespace) -> Session:
     key = fingerprint(inspect_machine(request.device), versions(), request.device, threads=len(usable_cpus()))
     check_baseline(baseline, plan, key, timed=timed)
     store = open_store(arguments, create=True)
-    return Session(request, plan, gates, source, store, baseline, load_noise(store, key), arguments)
+    found = Session(request, plan, gates, source, store, baseline, load_noise(store, key), arguments)
+    return replace(found, request=replace(request, repeat=repeat_command(found)))
 
 
 def declared_gates(arguments: argparse.Namespace) -> tuple[str, tuple[Gate, ...], str, float | None]:

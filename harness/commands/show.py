@@ -44,7 +44,7 @@ def print_run(store: Store, run: RunRow, arguments: argparse.Namespace, *, margi
         f"repeat:  {run.command}",
     ]
     if run.status != "finished":
-        notes.insert(0, f"this run is {run.status}; complete it with: python -m harness run --resume {run.run_id}")
+        notes.insert(0, f"this run is {run.status}; complete it with: {run.completion}")
     table = run_table(cases, comparisons, f"{run.suite}  run {run.run_id}", notes)
     if arguments.output == "json":
         document = {

@@ -81,7 +81,7 @@ def _status_notes(store: Store, run: RunRow, language: Language) -> list[Block]:
     if store.is_live(run):
         return [Note(say(language, "This run is still going on: these are its numbers so far."))]
     text = say(language, "This run is {status}, so blocks or cases may be missing. Complete it with", status=run.status)
-    return [Note(text), Command(f"python -m harness run --resume {run.run_id}")]
+    return [Note(text), Command(run.completion)]
 
 
 def _changes(view: RunView, language: Language) -> list[Block]:

@@ -466,7 +466,7 @@ def test_a_run_without_any_row_yet_is_in_the_list(store: Store) -> None:
 
 
 def test_a_run_whose_writer_died_is_a_problem_with_a_way_out(store: Store) -> None:
-    run = store_run(store, arm())
+    run = store_run(store, arm(), command="python -m harness run lab")
     store.save_run(replace(run, status="running", pid=2**22 + 1))
     stamp = Query(store.path).stamp()
     assert stamp.running == ()

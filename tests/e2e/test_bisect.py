@@ -49,6 +49,8 @@ def test_it_finds_the_commit_past_one_that_does_not_run(made: SimpleNamespace) -
         a, b = (made.store.find_run(step["runs"][side]) for side in ("baseline", "candidate"))
         assert (a.git_sha, b.git_sha) == (document["good"]["sha"], step["sha"]) and a.session == b.session != ""
         assert (a.status, a.git_dirty, b.git_dirty) == ("finished", False, False)
+        assert a.command == b.command and b.command.startswith("python -m harness bisect ")
+        assert f"--good {a.git_sha[:9]} --bad {b.git_sha[:9]}" in b.command
     first = document["steps"][0]["judgements"][0]
     assert first["ratio"] == pytest.approx(1.08, rel=1e-3) and first["num_blocks"] == 3
     assert state_of(made.path) == before and not made.store.check()

@@ -44,6 +44,7 @@ def test_noise_is_measured_judged_stored_and_shown(call: Call, tmp_path: Path, s
 
     (run,) = store.runs()
     known = load_noise(store, run.fingerprint)
+    assert run.command.startswith("python -m harness calibrate noisy ") and "--noise --inject 50" in run.command
     assert run.suite == "noise-noisy" and known is not None and not known.from_other_machine()
     assert known.floor_for("decode", "tiny", "tps").power == {0.5: Rate(2, 2)}  # type: ignore[union-attr]
 

@@ -92,6 +92,7 @@ def test_unchanged_code_is_green(project: Project) -> None:
     assert decisions(report) == GREEN and report["exit_code"] == 0
     sides = {name: Store.open(project.folder / "results").find_run(run) for name, run in report["runs"].items()}
     assert sides["baseline"].session == sides["candidate"].session != ""
+    assert sides["baseline"].command == sides["candidate"].command == report["command"]
     assert sides["baseline"].git_sha == project.git("rev-parse", "HEAD").strip()
     assert "Not calibrated" in err and report["abilities"][0].startswith("Not calibrated")
 

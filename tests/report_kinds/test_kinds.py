@@ -231,7 +231,7 @@ def test_a_gate_is_red_where_the_candidate_is_slower_and_says_that_it_was_not_co
 
 def test_the_report_of_a_run_that_goes_on_says_so(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "s", create=True)
-    run = store_run(store, Arm(timed={"tps": [1.0, 1.0]}), machine_id="m", command="c")
+    run = store_run(store, Arm(timed={"tps": [1.0, 1.0]}), machine_id="m", command="python -m harness run lab")
     store.save_run(replace(store.find_run(run.run_id), status="interrupted"))
     document = build(store, "run", Request())
     assert "This run is interrupted" in str(document.sections)

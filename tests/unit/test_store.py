@@ -574,6 +574,18 @@ def test_kill_9_keeps_every_block_that_was_written(store: Store) -> None:
     assert store.done_blocks(run_id)["c0"] == done["c0"] | {200_000} and not store.check()
 
 
+@pytest.mark.parametrize(
+    ("session", "command", "completion"),
+    [
+        ("", "python -m harness run lab --seed 0", "python -m harness run --resume r1"),
+        ("s", "python -m harness gate lab", "python -m harness gate lab"),
+        ("", "python -m harness calibrate lab --noise", "python -m harness calibrate lab --noise"),
+    ],
+)
+def test_what_completes_a_run_that_did_not_end(session: str, command: str, completion: str) -> None:
+    assert RunRow("lab", "r1", session=session, command=command).completion == completion
+
+
 class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
