@@ -25,7 +25,7 @@ from harness.peaks import Peak, peak_bandwidth, peak_flops
 from harness.plan import Group, Plan
 from harness.process import PROTOCOL, Start, Worker, WorkerProcess, machine_lock
 from harness.registry import METRICS, Metric, Record, Work, backend_of
-from harness.schedule import fixed, order_of, turns_of
+from harness.schedule import fixed, opening_order, order_of, turns_of
 from harness.telemetry import Snapshot, busy_neighbour, difference, snapshot, usable_cpus
 
 RETRIES_PER_BLOCK = 6  # disturbed slices that are repeated; a machine that stays busy must not hold a run up for ever
@@ -228,7 +228,7 @@ class Runner:
         with machine_lock() if self.start is None else contextlib.nullcontext():  # a scripted worker disturbs nobody
             arms = [(side, arm) for arm in group.arms for side in self.sides]
             arms = [arm for arm in arms if any((seat.side, seat.case.variant) == arm for seat in seats)]
-            self._open_arms(seats, arms, block)
+            self._open_arms(seats, [arms[p] for p in opening_order(number, len(arms), self.plan.seed)], block)
             order = order_of(number, len(arms), self.plan.seed)
             for model, workload in dict.fromkeys((seat.case.model, seat.case.workload) for seat in seats):
                 in_order = [Seat(arms[p][0], Case(workload, model, arms[p][1])) for p in order]

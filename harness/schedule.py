@@ -52,6 +52,14 @@ def order_of(block: int, count: int, seed: int) -> list[int]:
     return [relabel[arm] for arm in design[block % len(design)]]
 
 
+def opening_order(block: int, count: int, seed: int) -> list[int]:
+    """The order in which a block starts and warms up its workers: crossed with `order_of`, so that neither leans.
+
+    An arm that is always opened first keeps what that does to it in every block (docs/lab, 2026-11-22, the gate here).
+    """
+    return order_of(block // len(williams(count)), count, seed + 1)
+
+
 def turns_of(order: Sequence[Arm], passes: int) -> list[Arm]:
     """Who takes each turn of a block: each pass goes through the arms and back (A B B A), so that drift cancels."""
     return [*order, *reversed(order)] * passes

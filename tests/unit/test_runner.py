@@ -15,7 +15,7 @@ from harness import registry, runner
 from harness.case_state import CaseState
 from harness.core import SOLO_BLOCK, Case, CaseFailed, Workload
 from harness.runner import RETRIES_PER_BLOCK
-from harness.schedule import order_of, williams
+from harness.schedule import opening_order, order_of, williams
 from tests.scripted_worker import BUSY, CALM, DECODE, PREFILL, Lab, Stub, asked_for, plain, play
 
 # --- orders ---
@@ -46,6 +46,15 @@ def test_the_seed_relabels_the_arms_and_the_blocks_walk_through_the_design(count
         assert len({tuple(order_of(0, count, seed)) for seed in range(20)}) > 1
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_who_is_opened_first_says_nothing_of_who_is_measured_first(count: int) -> None:
+    size = len(williams(count))
+    crossed = [
+        (tuple(opening_order(block, count, 3)), tuple(order_of(block, count, 3))) for block in range(size * size)
+    ]
+    assert len(set(crossed)) == (1 if count == 1 else size * size)
+
+
 # --- what is run, in which order ---
 
 
@@ -64,6 +73,14 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path)
+
+
+def test_workers_are_opened_in_an_order_of_their_own(lab: Lab) -> None:
+    lab.run()
+    for block in range(lab.plan.sampling.blocks):
+        names = [worker.name for worker in Stub.every if worker.name.startswith(f"b{block}-")]
+        arms = [f"b{block}-{arm}" for arm in lab.plan.groups[0].arms]
+        assert names == [arms[place] for place in opening_order(block, 2, lab.plan.seed)]
 
 
 def test_two_arms_run_abba_in_fresh_processes(lab: Lab) -> None:
