@@ -16,17 +16,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
-from typing import Literal
 
 from dashboard import choices
 from dashboard.annotations import Annotation
 from dashboard.context import Context
 from dashboard.filters import Filter
+from dashboard.limits import limit_of
 from dashboard.rows import SummaryLine
+from harness.calibration import margin_for
 from harness.change_points import ChangePoint, change_points, history_noise
 from harness.core import Better, VerdictName
 from harness.stats import median
-from reports.figures import Change, Figure, Mark, TrendPoint, trend
+from reports.figures import Along, Change, Figure, Mark, TrendPoint, trend
 
 MIN_SEGMENT = 3
 MIN_RUNS = 2 * MIN_SEGMENT
@@ -49,7 +50,8 @@ class Found:
 @dataclass(frozen=True, slots=True)
 class History:
     """A series, oldest run first. `segments`: the stretch between breaks that each run lies in; `breaks`: what changed
-    at each; `band`: relative noise of one run, None if unknown."""
+    at each; `band`: relative noise of one run, from the history or else the machine's noise floor, None if unknown;
+    `limit`: the gate's bound, counted from the newest level."""
 
     case_id: str
     name: str
@@ -61,6 +63,7 @@ class History:
     segments: tuple[int, ...]
     changes: tuple[Found, ...]
     band: float | None
+    limit: float | None
     breaks: tuple[str, ...]
 
     @property
@@ -74,6 +77,11 @@ class History:
         if len(times) != len(self.lines) or not times or not times[0] <= time <= times[-1]:
             return None
         return bisect_left(times, time)
+
+    def window(self, first: str, last: str) -> tuple[int, int] | None:
+        """The numbers of the runs from one to another; None where a run is not in this history, or they are one."""
+        places = [number for number, line in enumerate(self.lines) if line.run_id in (first, last)]
+        return (places[0], places[-1]) if len(places) == 2 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,29 +102,30 @@ class Numbered:
         return "improved" if (point.ratio > 1.0) == (better == "higher") else "regressed"
 
 
-def histories_of(context: Context, newest: Sequence[SummaryLine], metric: str, runs: int) -> list[History]:
+def histories_of(
+    context: Context, newest: Sequence[SummaryLine], metric: str, runs: int, only: Sequence[str] = ()
+) -> list[History]:
     """The histories of some summary lines' cases under their suites, in their order; all lines are of one machine.
 
-    At most the last `runs` runs with a positive value; one question to the store for all of them.
+    At most the last `runs` runs with a positive value, of those whose ids begin as in `only` where that names any; one
+    question to the store for all of them.
     """
     if not newest:
         return []
     cases = Filter().with_value("machine", newest[0].machine_id).with_value("metric", metric)
+    cases = cases.with_value("run", ",".join(only))
     wanted = cases.with_value("case", ",".join(choices.distinct(line.case_id for line in newest)))
     found: dict[tuple[str, str], list[SummaryLine]] = {}
     for line in context.query.summary(wanted):
         if line.metric == metric and line.machine_id == newest[0].machine_id and _usable(line.median):
             found.setdefault((line.case_id, line.suite), []).append(line)
     states: dict[str, Mapping[str, str]] = {}
-    return [
-        _history(context, line, metric, found.get((line.case_id, line.suite), [])[-runs:], states) for line in newest
-    ]
+    return [_history(context, line, found.get((line.case_id, line.suite), [])[-runs:], states) for line in newest]
 
 
 def _history(
     context: Context,
     newest: SummaryLine,
-    metric: str,
     lines: Sequence[SummaryLine],
     states: dict[str, Mapping[str, str]],
 ) -> History:
@@ -128,19 +137,32 @@ def _history(
     values = [line.median or 0.0 for line in lines]
     stretches = _stretches(segments)
     noises = [history_noise(values[start:end]) for start, end in stretches if end - start >= MIN_SEGMENT]
+    changes = tuple(change for start, end in stretches for change in _changes(lines, values, start, end))
+    better = choices.better_of(newest.metric)
+    present = max([stretches[-1][0], *(change.index for change in changes)])  # where the newest level begins
     return History(
         newest.case_id,
         choices.case_name(newest),
         f"{newest.model} {newest.workload} {newest.variant}",
-        metric,
+        newest.metric,
         newest.unit,
-        choices.better_of(metric),
+        better,
         tuple(lines),
         segments,
-        tuple(change for start, end in stretches for change in _changes(lines, values, start, end)),
-        math.expm1(median(noises)) if noises else None,
+        changes,
+        math.expm1(median(noises)) if noises else _floor(context, newest),
+        limit_of(newest, better, median(values[present:])) if values else None,
         breaks,
     )
+
+
+def _floor(context: Context, line: SummaryLine) -> float | None:
+    """The calibrated noise floor of a case on its machine; None where none was measured for its family."""
+    kind, calibration = choices.kind_of(line.workload), context.query.calibration(line.machine_id)
+    floors = calibration.floors if calibration else ()
+    if (kind, line.model, line.metric) not in {(floor.workload, floor.model, floor.metric) for floor in floors}:
+        return None
+    return margin_for(calibration, kind, line.model, line.metric, 0.0, blocks=max(line.num_blocks, 2))[0]
 
 
 def numbered(histories: Sequence[History], remarks: Sequence[Annotation]) -> list[Numbered]:
@@ -225,14 +247,15 @@ def history_figure(
     changes: Sequence[Numbered] = (),
     remarks: Sequence[Annotation] = (),
     *,
-    along: Literal["commit", "time"] = "commit",
+    along: Along = "commit",
+    window: tuple[int, int] | None = None,
 ) -> Figure:
     """The trend of a history, with those of the numbered changes and remarks that are its own."""
     points = [
         TrendPoint(
             run_id=line.run_id,
             label=line.git_sha[:8] or line.run_id[:15],
-            when=line.started_at if along == "time" else None,
+            when=line.started_at,
             value=line.median,
             low=line.low,
             high=line.high,
@@ -263,7 +286,10 @@ def history_figure(
         unit=history.unit,
         changes=steps,
         band=history.band,
+        limit=history.limit,
         marks=marks,
         better=history.better,
+        along=along,
+        window=window,
         language=context.language,
     )

@@ -240,7 +240,7 @@ def _statistical(row: GateRow, comparison: Comparison, calibration: NoiseFloors 
     if not estimate.df > 0 or math.isnan(estimate.sd):
         reason = f"{estimate.num_blocks} block has no interval; measure more (--blocks, --budget)"
         return replace(row, decision="inconclusive", reason=reason, minimum_detectable_effect=math.inf)
-    limit, supported = _declared_limit(row.gate), _supported_limit(estimate, margin)
+    limit, supported = declared_limit(row.gate), _supported_limit(estimate, margin)
     return replace(
         row,
         decision="inconclusive",
@@ -260,7 +260,8 @@ def _p_value(gate: Gate, estimate: Estimate, margin: float) -> float:
     return p_value_beyond(estimate, margin=margin, better=METRICS[gate.metric].better, side=gate.fails)
 
 
-def _declared_limit(gate: Gate) -> float:
+def declared_limit(gate: Gate) -> float:
+    """The change that a passing case of a statistical gate has excluded, relative: 0.03 is 3%."""
     return max(DEFAULT_LIMIT, gate.margin or 0.0) if gate.limit is None else gate.limit
 
 
@@ -301,7 +302,7 @@ def settled(gate: Gate, estimate: Estimate, margin: float) -> bool:
 
     For looks on the way. The wider limit that few blocks support is no reason to stop measuring.
     """
-    harm, limit = _Harm.of(gate, estimate), max(_declared_limit(gate), margin)
+    harm, limit = _Harm.of(gate, estimate), max(declared_limit(gate), margin)
     return harm.low > math.log1p(margin) or harm.high <= math.log1p(limit)
 
 
@@ -317,7 +318,7 @@ def decided(row: GateRow) -> GateRow:
         return replace(row, decision="improved", reason=f"the whole interval lies beyond {row.margin:.1%}")
     if harm.high <= math.log1p(limit):
         return replace(row, decision="passed", reason=f"{_WORDS[gate.fails]} of more than {limit:.1%} is excluded")
-    blocks = harm.blocks_to_decide(estimate, row.margin, _declared_limit(gate))
+    blocks = harm.blocks_to_decide(estimate, row.margin, declared_limit(gate))
     more = f"about {blocks} blocks would decide" if blocks else "no sensible number of blocks would decide"
     reason = f"neither beyond the margin of {row.margin:.1%} nor within the limit of {limit:.1%}; {more}"
     return replace(row, decision="inconclusive", reason=reason)

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from dash import html
+from dash import ALL, Dash, Input, Output, dcc, html
 from dash.development.base_component import Component
 
-from dashboard import choices
-from dashboard.annotations import read_annotations
-from dashboard.attributes import aria
+from dashboard import choices, url
+from dashboard.annotations import Annotation, read_annotations
+from dashboard.attributes import aria, data
+from dashboard.browser import in_browser
 from dashboard.components import (
     Cell,
     Child,
@@ -37,7 +38,9 @@ from dashboard.context import Context
 from dashboard.histories import MIN_RUNS, History, Numbered, histories_of, history_figure, numbered
 from dashboard.history_parts import changes_part, remarks_part
 from dashboard.inputs import segmented, select
+from dashboard.source import Source
 from harness.tables import quantity
+from reports.figures import Along
 
 PATH = "/trend"
 TITLE = "Trend"
@@ -47,14 +50,19 @@ SERIES, DRAWN = 12, 4  # chosen by the filter; drawn at once
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """`case`: only these series (ids); `runs`: how far back; `axis`: runs in order, or on a scale of time."""
+    """`case`: only these series (ids); `runs`: how far back; `axis`: runs in order, or on a scale of time.
+
+    `first`, `last`: the runs between which the figures are drawn; a box drawn over a figure sets them.
+    """
 
     filter: str = ""
     machine: str = ""
     metric: str = ""
     case: tuple[str, ...] = ()
     runs: Literal["20", "50", "100", "200"] = "100"
-    axis: Literal["commit", "time"] = "commit"
+    axis: Along = "commit"
+    first: str = ""
+    last: str = ""
     part: int = 1
 
 
@@ -75,7 +83,7 @@ def layout(context: Context, state: State) -> Component:
             "No run of this machine has {metric} for what the filter lets through.", metric=metric or "?"
         )
         return page(context, title, what, bar, empty(context, what, context.command("run quickstart")))
-    histories = histories_of(context, chosen[:SERIES], metric, int(state.runs))
+    histories = histories_of(context, chosen[:SERIES], metric, int(state.runs), place.filter.values_of("run"))
     remarks, problems = read_annotations(context.query.path)
     changes = numbered(histories, remarks)
     pictured = [history for history in histories if len(history.lines) > 1]
@@ -88,19 +96,20 @@ def layout(context: Context, state: State) -> Component:
         bar,
         *(notice(context, "warning", problem) for problem in problems[:5]),
         changes_part(context, changes),
-        *(
-            figure(
-                context,
-                history_figure(context, history, changes, remarks, along=state.axis),
-                name=f"trend-{history.case_id}",
-                height=340,
-            )
-            for history in pictured[(part - 1) * DRAWN :][:DRAWN]
-        ),
+        _pointing(context, state) if pictured else None,
+        *(_figure(context, state, history, changes, remarks) for history in pictured[(part - 1) * DRAWN :][:DRAWN]),
         _turning(context, state, part, parts),
         _series_part(context, histories, changes, len(chosen) - len(histories)),
         remarks_part(context, remarks),
     )
+
+
+def _figure(
+    context: Context, state: State, history: History, changes: Sequence[Numbered], remarks: Sequence[Annotation]
+) -> Component:
+    window = history.window(state.first, state.last)
+    drawn = history_figure(context, history, changes, remarks, along=state.axis, window=window)
+    return figure(context, drawn, name=f"trend-{history.case_id}", height=340)
 
 
 def _bar(context: Context, state: State, place: choices.Place, metrics: Sequence[str], metric: str) -> Component:
@@ -138,15 +147,43 @@ def sentence(context: Context, metric: str, histories: Sequence[History], change
     )  # fmt: skip
 
 
+def register(app: Dash, source: Source) -> None:
+    """What is done in a figure goes into the address: a box over it chooses runs, two points a comparison."""
+    pointed = [Input({"type": "figure", "name": ALL}, name) for name in ("relayoutData", "clickData")]
+    address = Output("url", "search", allow_duplicate=True)
+    in_browser(app, "pointed", address, *pointed, prevent_initial_call=True)
+
+
+def _pointing(context: Context, state: State) -> Component:
+    """What the figures answer to, which words tell that a point is marked, and the way back from a stretch."""
+    words = context.say(
+        "Click two runs in a figure to compare them; draw a box over some to see only these. In the table of a figure "
+        "each run leads to its comparison with the one before."
+    )
+    marks = data(
+        words=words,
+        marked=context.say("Run {run} is marked: click another to compare the two.", run="{run}"),
+        before=context.say("compare with the run before"),
+        compare=context.href("/compare"),
+    )
+    parts: list[Child] = [html.Span(words, id="trend-hint", role="status", className="muted", **marks)]
+    if state.first and state.last:
+        parts += [" ", _at(context, state, context.say("Show all runs"), first="", last="")]
+    return html.Div(parts)
+
+
+def _at(context: Context, state: State, text: str, **changes: Any) -> Component:
+    """A link to this page with some of its state changed."""
+    return dcc.Link(text, href=url.join(PATH, [*url.query(replace(state, **changes)), *context.shell]))
+
+
 def _turning(context: Context, state: State, part: int, parts: int) -> Child:
     """Links to the other figures; nothing where all are drawn."""
     if parts < 2:
         return None
     label = context.say("Figures {part} of {parts}", part=part, parts=parts)
-    chosen = {field.name: getattr(state, field.name) for field in fields(state) if field.name != "part"}
-    kept = {name: value for name, value in chosen.items() if value != getattr(State(), name)}
     places = [
-        html.Strong(str(number)) if number == part else link(context, str(number), PATH, **kept, part=number)
+        html.Strong(str(number)) if number == part else _at(context, state, str(number), part=number)
         for number in range(1, parts + 1)
     ]
     return html.Nav([f"{label}: ", *[item for place in places for item in (place, " ")]], **aria(label=label))
@@ -156,7 +193,12 @@ def _series_part(context: Context, histories: Sequence[History], changes: Sequen
     columns = [
         Column(context.say("Series")), Column(context.say("Runs"), right=True), Column(context.say("History")),
         Column(context.say("Newest"), right=True), Column(context.say("Changes"), right=True),
-        Column(context.say("Noise of a run"), right=True), Column(context.say("Breaks")),
+        Column(context.say("Noise of a run"), right=True),
+        Column(
+            context.say("Limit"), right=True,
+            note=context.say("what the gate of the suite lets pass, counted from the newest level"),
+        ),
+        Column(context.say("Breaks")),
     ]  # fmt: skip
     rows: list[list[Cell]] = [
         [
@@ -166,6 +208,7 @@ def _series_part(context: Context, histories: Sequence[History], changes: Sequen
             quantity(history.lines[-1].median, history.unit) if history.lines else "–",
             str(sum(change.history is history for change in changes)),
             "–" if history.band is None else f"{history.band:.1%}",
+            choices.amount(history.limit, history.unit),
             choices.whole("; ".join(history.breaks[-2:]) or "–"),
         ]
         for history in histories

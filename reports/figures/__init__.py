@@ -12,16 +12,18 @@ from reports.figures.base import Figure, assemble, empty
 from reports.figures.capacity import MemoryPoint, memory
 from reports.figures.effects import Effect, Pair, Value, bars, forest
 from reports.figures.grid import Cell, heat
-from reports.figures.history import Change, Mark, TrendPoint, sparkline, trend
+from reports.figures.history import Along, Change, Mark, TrendPoint, trend
 from reports.figures.lines import Fit, LossCurve, ScalingLine, fit_line, losses, scaling
 from reports.figures.numbers import change_text, measured, number, ratio_text
 from reports.figures.peaks import Ceiling, RoofPoint, roof_of, roofline
 from reports.figures.profile import Frame, Span, icicle, timeline
 from reports.figures.samples import RawSeries, ecdf, strip
+from reports.figures.sparkline import sparkline
 from reports.figures.tradeoffs import AxisOf, Curve, ParetoPoint, frontier, pareto, read_at
 from reports.figures.waterfall import LadderStep, ladder
 
 __all__ = [
+    "Along",
     "AxisOf",
     "Ceiling",
     "Cell",

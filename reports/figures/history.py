@@ -7,13 +7,13 @@ Refuses nothing: a point without a value is a gap.
 
 from __future__ import annotations
 
-import html
 import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from statistics import median
+from typing import Literal, TypeAlias
 
 from harness.core import Better
 from reports import palette
@@ -35,7 +35,9 @@ from reports.figures.base import (
 from reports.figures.numbers import Scale, better_text, change_text, headed, measured, number, plain_axis, scale_for
 from reports.language import Language, say
 
+Along: TypeAlias = Literal["commit", "time"]
 _TICKS = 5
+_REACH = 0.8  # of the way to the next point: how far a level goes beyond its last one
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +87,13 @@ def trend(
     limit: float | None = None,
     marks: Sequence[Mark] = (),
     better: Better = "neither",
+    along: Along = "commit",
+    window: tuple[int, int] | None = None,
     language: Language = "en",
 ) -> Figure:
-    """Values in their order with intervals. band: relative noise about each level (0.012: 1.2% up and down);
-    limit: a gate's bound in the unit, dashed. Changes are coloured only where `better` names a direction."""
+    """Values in their order with intervals, or along time where every point says when. band: relative noise about each
+    level (0.012: 1.2% up and down); limit: a gate's bound in the unit, dashed. Changes are coloured only where `better`
+    names a direction. window: first and last point in sight, None for all; the table has all of them."""
     columns = [say(language, "run"), say(language, "commit"), say(language, "started"), say(language, "median [95%]"),
                say(language, "remark")]  # fmt: skip
     values = [finite(point.value) for point in points]
@@ -96,24 +101,25 @@ def trend(
         return empty(title, columns=columns, language=language)
     scale = scale_for(values, unit)
     drawn = thin(len(points))
-    low, high = _value_range(points, values, limit, scale)
-    places = sorted({round(k * (len(points) - 1) / (_TICKS - 1)) for k in range(_TICKS)})
-    room = max(0.5, 0.02 * len(points))
+    first, last = window or (0, len(points) - 1)
+    inside = slice(first, last + 1)
+    low, high = _value_range(points[inside], values[inside], limit, scale)
+    places = _places(points, along)
+    room = max(0.5, 0.02 * (last - first + 1))
     layout: Figure = {
         "xaxis": {
             "tickmode": "array",
-            "tickvals": places,
-            "ticktext": [safe(points[place].label, length=9) for place in places],
+            **_ticks(points, places, first, last, along),
             "tickfont": {"size": 11},
             "tickangle": 0,
-            "range": [-room, len(points) - 1 + room],
+            "range": [places[first] - room, places[last] + room],
             "zeroline": False,
             "automargin": True,
         },
-        "yaxis": plain_axis() | {"range": [low, high]},
+        "yaxis": plain_axis() | {"range": [low, high], "fixedrange": True},  # a box drawn over it chooses runs
         "margin": {"t": 34, "r": 24},
         "annotations": [above_axis(headed("", scale, better_text(better, language)))],
-        "shapes": [*_breaks(points)],
+        "shapes": [*_breaks(points, places)],
     }
     if limit is not None and low <= limit / scale.factor <= high:
         layout["shapes"].append(rule(limit / scale.factor, axis="y", dash="dash"))
@@ -121,12 +127,13 @@ def trend(
     level, previous = 0, -math.inf
     for change in sorted(changes, key=lambda change: change.index):
         # Numbers of changes near each other stand at different heights, so that they do not cover each other.
-        level, previous = (level + 1) % 3 if change.index - previous < 0.08 * len(points) else 0, change.index
-        layout["shapes"].append(_step_line(change, better))
-        layout["annotations"].append(_change_note(change, better, level))
-    layout["annotations"] += [_mark_note(mark) for mark in marks]
-    pieces = _pieces(points, values, changes)
-    traces = [*_bands(pieces, band, scale), *_levels(pieces, scale), _line(points, values, drawn, scale, unit)]
+        x = _between(places, change.index)
+        level, previous = (level + 1) % 3 if x - previous < 0.08 * (last - first + 1) else 0, x
+        layout["shapes"].append(_step_line(change, x, better))
+        layout["annotations"].append(_change_note(change, x, better, level))
+    layout["annotations"] += [_mark_note(mark, places[mark.index]) for mark in marks if 0 <= mark.index < len(points)]
+    pieces = _pieces(points, values, changes, places)
+    traces = [*_bands(pieces, band, scale), *_levels(pieces, scale), _line(points, values, places, drawn, scale, unit)]
     remarks: dict[int, list[str]] = {}
     for change in changes:
         ratio = change_text(change.after / change.before if change.before else None)
@@ -167,11 +174,42 @@ def _value_range(
     return (low - room) / scale.factor, (high + 2.2 * room) / scale.factor  # the numbers of changes stand on top
 
 
-def _breaks(points: Sequence[TrendPoint]) -> list[Figure]:
+def _places(points: Sequence[TrendPoint], along: Along) -> list[float]:
+    """Where each point lies on the horizontal axis: its number, or its share of the time, on the same scale."""
+    last = len(points) - 1
+    moments = [point.when.timestamp() for point in points if point.when is not None and along == "time"]
+    if len(moments) <= last or moments[0] == moments[-1]:
+        return [float(number) for number in range(len(points))]
+    return [last * (moment - moments[0]) / (moments[-1] - moments[0]) for moment in moments]
+
+
+def _between(places: Sequence[float], index: int) -> float:
+    """Halfway between a point and the one before it."""
+    return (places[index - 1] + places[index]) / 2 if 0 < index < len(places) else index - 0.5
+
+
+def _ticks(points: Sequence[TrendPoint], places: Sequence[float], first: int, last: int, along: Along) -> Figure:
+    """Labels of some runs; of some times where the axis is one of time."""
+    start, end = points[first].when, points[last].when
+    shares = [number / (_TICKS - 1) for number in range(_TICKS)]
+    if along == "commit" or start is None or end is None or start == end:
+        chosen = sorted({first + round(share * (last - first)) for share in shares})
+        return {
+            "tickvals": [places[number] for number in chosen],
+            "ticktext": [safe(points[number].label, length=9) for number in chosen],
+        }
+    form = "%Y-%m-%d" if end - start > timedelta(days=_TICKS) else "%m-%d %H:%M"
+    return {
+        "tickvals": [places[first] + share * (places[last] - places[first]) for share in shares],
+        "ticktext": [(start + share * (end - start)).strftime(form) for share in shares],
+    }
+
+
+def _breaks(points: Sequence[TrendPoint], places: Sequence[float]) -> list[Figure]:
     """A faint line between two segments."""
     colour = palette.faint(palette.NEUTRAL, 0.7)
     return [
-        rule(number - 0.5, axis="x", dash="dot", colour=colour, width=1)
+        rule(_between(places, number), axis="x", dash="dot", colour=colour, width=1)
         for number in range(1, len(points))
         if points[number].segment != points[number - 1].segment
     ]
@@ -184,16 +222,16 @@ def _look(change: Change, better: Better) -> palette.Style:
     return palette.VERDICT["improved" if (change.after > change.before) == (better == "higher") else "regressed"]
 
 
-def _step_line(change: Change, better: Better) -> Figure:
-    return rule(change.index - 0.5, axis="x", colour=_look(change, better).colour, width=1.5)
+def _step_line(change: Change, x: float, better: Better) -> Figure:
+    return rule(x, axis="x", colour=_look(change, better).colour, width=1.5)
 
 
-def _change_note(change: Change, better: Better, level: int) -> Figure:
+def _change_note(change: Change, x: float, better: Better, level: int) -> Figure:
     """The number of a change on its line. level: how many lines of text below the top."""
     look = _look(change, better)
     return {
         "text": safe(f"{change.number} {'▲' if change.after > change.before else '▼'}"),
-        "x": change.index - 0.5,
+        "x": x,
         "y": 1,
         "xref": "x",
         "yref": "paper",
@@ -208,11 +246,11 @@ def _change_note(change: Change, better: Better, level: int) -> Figure:
     }
 
 
-def _mark_note(mark: Mark) -> Figure:
+def _mark_note(mark: Mark, x: float) -> Figure:
     return {
         "text": safe(f"[{mark.number}]"),
         "hovertext": hover(mark.text),
-        "x": mark.index,
+        "x": x,
         "y": 0,
         "xref": "x",
         "yref": "paper",
@@ -238,9 +276,12 @@ def _limit_note(limit: float, scale: Scale, unit: str, language: Language) -> Fi
 
 
 def _pieces(
-    points: Sequence[TrendPoint], values: Sequence[float | None], changes: Sequence[Change]
-) -> list[tuple[int, int, float]]:
-    """First index, last index and median of every stretch between changes and breaks."""
+    points: Sequence[TrendPoint],
+    values: Sequence[float | None],
+    changes: Sequence[Change],
+    places: Sequence[float],
+) -> list[tuple[float, float, float]]:
+    """Left end, right end and median of every stretch between changes and breaks; neighbours do not touch."""
     cuts = {change.index for change in changes} | {
         number for number in range(1, len(points)) if points[number].segment != points[number - 1].segment
     }
@@ -249,19 +290,21 @@ def _pieces(
     for start, end in itertools.pairwise(edges):
         inside = known(values[start:end])
         if inside:
-            found.append((start, end - 1, median(inside)))
+            left = places[start] + _REACH * (_between(places, start) - places[start])
+            right = places[end - 1] + _REACH * (_between(places, end) - places[end - 1])
+            found.append((left, right, median(inside)))
     return found
 
 
-def _bands(pieces: Sequence[tuple[int, int, float]], band: float | None, scale: Scale) -> list[Figure]:
+def _bands(pieces: Sequence[tuple[float, float, float]], band: float | None, scale: Scale) -> list[Figure]:
     """The noise about each level: one closed outline per stretch."""
     if band is None or not band > 0:
         return []
     x: list[float | None] = []
     y: list[float | None] = []
-    for first, last, level in pieces:
+    for left, right, level in pieces:
         low, high = level * (1 - band) / scale.factor, level * (1 + band) / scale.factor
-        x += [first - 0.4, last + 0.4, last + 0.4, first - 0.4, first - 0.4, None]
+        x += [left, right, right, left, left, None]
         y += [low, low, high, high, low, None]
     return [
         {
@@ -278,18 +321,23 @@ def _bands(pieces: Sequence[tuple[int, int, float]], band: float | None, scale: 
     ]
 
 
-def _levels(pieces: Sequence[tuple[int, int, float]], scale: Scale) -> list[Figure]:
+def _levels(pieces: Sequence[tuple[float, float, float]], scale: Scale) -> list[Figure]:
     x: list[float | None] = []
     y: list[float | None] = []
-    for first, last, level in pieces:
-        x += [first - 0.4, last + 0.4, None]
+    for left, right, level in pieces:
+        x += [left, right, None]
         y += [level / scale.factor, level / scale.factor, None]
     line = {"color": palette.NEUTRAL, "width": 1.5, "dash": "dash"}
     return [{"type": "scatter", "mode": "lines", "x": x, "y": y, "line": line, "hoverinfo": "skip", "name": "level"}]
 
 
 def _line(
-    points: Sequence[TrendPoint], values: Sequence[float | None], drawn: Sequence[int], scale: Scale, unit: str
+    points: Sequence[TrendPoint],
+    values: Sequence[float | None],
+    places: Sequence[float],
+    drawn: Sequence[int],
+    scale: Scale,
+    unit: str,
 ) -> Figure:
     """The values; a new segment starts after a gap."""
     x: list[float | None] = []
@@ -299,7 +347,7 @@ def _line(
         if previous is not None and points[place].segment != points[previous].segment:
             x.append(None)
             order.append(None)
-        x.append(place)
+        x.append(places[place])
         order.append(place)
     y = [None if place is None else scale.of(values[place]) for place in order]
     lows = [None if place is None else scale.of(points[place].low) for place in order]
@@ -371,29 +419,3 @@ def _sentence(
         )
     )
     return told(language, *parts)
-
-
-def sparkline(values: Sequence[float | None], *, colour: str = "currentColor") -> str:
-    """An SVG element of 72 by 16 pixels: the line of the values with its last point; "" for fewer than two.
-
-    `currentColor` follows the text where the element stands in the page; inside an <img> give a colour (#rrggbb).
-    """
-    kept = [values[place] for place in thin(len(values), 72)]
-    found = known(kept)
-    if len(found) < 2:
-        return ""
-    low, span = min(found), max(found) - min(found)
-    commands, pen, last = [], "M", (0.0, 0.0)
-    for place, value in enumerate(kept):
-        if finite(value) is None or value is None:
-            pen = "M"
-            continue
-        last = (2 + 66 * place / (len(kept) - 1), 14 - 12 * ((value - low) / span if span else 0.5))
-        commands.append(f"{pen}{last[0]:.1f} {last[1]:.1f}")
-        pen = "L"
-    ink = html.escape(colour)
-    return (
-        '<svg xmlns="http://www.w3.org/2000/svg" width="72" height="16" viewBox="0 0 72 16" aria-hidden="true">'
-        f'<path d="{"".join(commands)}" fill="none" stroke="{ink}" stroke-width="1.5"/>'
-        f'<circle cx="{last[0]:.1f}" cy="{last[1]:.1f}" r="1.8" fill="{ink}"/></svg>'
-    )

@@ -147,3 +147,46 @@ def test_machines_never_mix(tmp_path: Path) -> None:
     context = context_of(tmp_path)
     assert [row[1] for row in tables(trend.layout(context, trend.State()))[-1][1:]] == ["1"]
     assert [row[1] for row in tables(trend.layout(context, trend.State(machine="m1")))[-1][1:]] == ["16"]
+
+
+def test_the_gate_of_the_suite_is_a_limit_below_the_newest_level(tmp_path: Path) -> None:
+    history(tmp_path)
+    page = trend.layout(context_of(tmp_path), trend.State())
+    (drawn,) = figures(page).values()
+    notes = [note["text"] for note in drawn["layout"]["annotations"]]
+    assert "limit 87.3 tok/s" in notes  # 3% below 90, not below the 100 from before the step
+    series = tables(page)[-1]
+    assert dict(zip(series[0], series[1], strict=True))["Limit"] == "87.3 tok/s"
+
+
+def test_no_gate_no_limit(tmp_path: Path) -> None:
+    store = Store.open(tmp_path, create=True)
+    for level in (100.0, 101.0):
+        store_run(store, Arm(timed={"tps": [level, level]}), suite="lab", machine_id="m1")
+    series = tables(trend.layout(context_of(tmp_path), trend.State()))[-1]
+    assert dict(zip(series[0], series[1], strict=True))["Limit"] == "–"
+
+
+def test_a_stretch_of_runs_from_the_address_is_what_the_figure_shows(tmp_path: Path) -> None:
+    runs = history(tmp_path)
+    context = context_of(tmp_path)
+    page = trend.layout(context, trend.State(first=runs[2].run_id, last=runs[6].run_id))
+    (drawn,) = figures(page).values()
+    assert drawn["layout"]["xaxis"]["range"] == [1.5, 6.5]
+    assert len(drawn["layout"]["meta"]["rows"]) == RUNS
+    assert sentence(page).startswith("tps: 1 of 1 series changed their level")
+    assert query_of(links(page)["Show all runs"]) == {}
+    nowhere = trend.layout(context, trend.State(first="nobody", last=runs[6].run_id))
+    assert figures(nowhere) == figures(trend.layout(context, trend.State()))
+
+
+def test_the_runs_that_the_filter_names_are_the_history(tmp_path: Path) -> None:
+    runs = history(tmp_path)
+    named = ",".join(run.run_id for run in runs[:3])
+    page = trend.layout(context_of(tmp_path), trend.State(filter=f"run={named}"))
+    assert [row[1] for row in tables(page)[-1][1:]] == ["3"]
+
+
+def test_the_page_says_how_two_runs_are_compared(tmp_path: Path) -> None:
+    history(tmp_path)
+    assert "Click two runs in a figure to compare them" in shown(trend.layout(context_of(tmp_path), trend.State()))

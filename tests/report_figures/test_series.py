@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from xml.etree import ElementTree
 
 import pytest
@@ -88,6 +89,26 @@ def test_a_limit_is_dashed_where_it_is_near_and_left_out_where_it_would_squash_t
     assert [shape["line"]["dash"] for shape in near["shapes"]] == ["dash"]
     assert any(note["text"] == "limit 44.0 tok/s" for note in near["annotations"])
     assert trend(trend_points(6), title="tps", unit="tokens/s", limit=1)["layout"]["shapes"] == []
+
+
+def test_along_time_runs_stand_where_they_were_measured() -> None:
+    start = datetime(2026, 11, 1, 12, tzinfo=UTC)
+    days = (0, 1, 8, 10)
+    points = [replace(point, when=start + timedelta(days=days[number])) for number, point in enumerate(trend_points(4))]
+    figure = trend(points, title="tps", unit="tokens/s", along="time", changes=[Change(1, 2, 51, 45, 0.85, 0.92)])
+    assert trace(figure, "median")["x"] == pytest.approx([0, 0.3, 2.4, 3])
+    assert figure["layout"]["shapes"][-1]["x0"] == pytest.approx(1.35)
+    axis = figure["layout"]["xaxis"]
+    assert axis["tickvals"] == [0, 0.75, 1.5, 2.25, 3]
+    assert axis["ticktext"][0::4] == ["2026-11-01", "2026-11-11"]
+    assert trace(trend(points, title="tps", unit="tokens/s"), "median")["x"] == [0, 1, 2, 3]
+
+
+def test_a_window_shows_some_runs_at_their_own_scale() -> None:
+    layout = trend(trend_points(60), title="tps", unit="tokens/s", window=(10, 14))["layout"]
+    assert layout["xaxis"]["range"] == [9.5, 14.5]
+    assert layout["xaxis"]["tickvals"] == [10, 11, 12, 13, 14]
+    assert len(layout["meta"]["rows"]) == 60
 
 
 def test_marks_are_numbered_and_told_in_the_table() -> None:
