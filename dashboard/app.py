@@ -74,6 +74,7 @@ def _layout(source: Source) -> Component:
     """The page that is sent first: the frame, empty, and what the callbacks hold."""
     held = [
         dcc.Location(id="url", refresh=False),
+        dcc.Store(id="asked"),
         dcc.Store(id="generation", data=source.generation()),
         dcc.Store(id="now"),
         dcc.Store(id="shown"),
@@ -93,16 +94,19 @@ def _register_on_server(app: Dash, source: Source, pages: tuple[shell.Page, ...]
         Output("nav", "children"),
         Output("page", "children"),
         Output("now", "data"),
-        Input("url", "pathname"),
-        Input("url", "search"),
+        Input("asked", "data"),
         Input("generation", "data"),
+        State("url", "pathname"),
+        State("url", "search"),
         State("now", "data"),
     )
-    def draw(pathname: str, search: str, generation: str, before: Mapping[str, Any] | None) -> tuple[Any, ...]:
+    def draw(
+        asked: str, generation: str, pathname: str, search: str, before: Mapping[str, Any] | None
+    ) -> tuple[Any, ...]:
         drawn = shell.draw(source, pages, pathname, search or "")
         same = before is not None and _frame_key(before) == _frame_key(drawn.now)
         top, nav = (no_update, no_update) if same else (drawn.top, drawn.nav)  # a filter half typed is left alone
-        return top, nav, drawn.content, drawn.now
+        return top, nav, drawn.content, {**drawn.now, "address": asked}
 
     @app.callback(
         Output("generation", "data"),

@@ -30,6 +30,14 @@ def register_in_browser(app: Dash) -> None:
         State("now", "data"),
         prevent_initial_call=True,
     )
+    in_browser(
+        app,
+        "asked",
+        Output("asked", "data"),
+        Input("url", "pathname"),
+        Input("url", "search"),
+        State("asked", "data"),
+    )
     in_browser(app, "scheme", Output("provider", "forceColorScheme"), Output("shown", "data"), Input("url", "search"))
     in_browser(
         app,

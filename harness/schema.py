@@ -16,7 +16,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -203,11 +203,18 @@ def run_table(run: RunRow) -> pa.Table:
 
 def run_rows(table: pa.Table) -> list[RunRow]:
     """`runs` rows as values; a null takes the field's default."""
-    names = {f.name for f in fields(RunRow)}
+    names = [f.name for f in fields(RunRow) if f.name in table.column_names]
+    columns = [_times(table[name]) if table[name].type == _TIME else table[name].to_pylist() for name in names]
     return [
-        RunRow(**{name: value for name, value in row.items() if name in names and value is not None})
-        for row in table.to_pylist()
+        RunRow(**{name: value for name, value in zip(names, row, strict=True) if value is not None})
+        for row in zip(*columns, strict=True)
     ]
+
+
+def _times(column: pa.ChunkedArray) -> list[datetime | None]:
+    """NOTE: pyarrow's own conversion of times with a zone imports pandas where it is installed: half a second."""
+    start = datetime(1970, 1, 1, tzinfo=UTC)
+    return [None if us is None else start + timedelta(microseconds=us) for us in column.cast(pa.int64()).to_pylist()]
 
 
 def sample_table(run_id: str, rows: Sequence[Sample]) -> pa.Table:

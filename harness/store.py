@@ -229,12 +229,12 @@ class Store:
 
         Raises UsageError listing the runs that it could be, or the last few.
         """
+        if (exact := self.run(ref)) is not None:
+            return exact
         runs = self.runs()
         match = _LATEST.match(ref)
         name, back = (match["name"], int(match["back"] or 0)) if match else (ref, 0)
         named = [run for run in runs if name in ("latest", run.suite)]
-        if exact := [run for run in runs if run.run_id == ref]:
-            return exact[0]
         if back < len(named):
             return named[-1 - back]
         starting = [run for run in runs if ref and run.run_id.startswith(ref)]

@@ -31,11 +31,33 @@
     if (!same(values, plain)) values.forEach((value) => params.append(name, value));
   }
 
-  function wanted(search) {
-    const named = new URLSearchParams(search).get("scheme");
-    if (named === "dark" || named === "light") return named;
-    return window.matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+  function uncoloured(pathname, search) {
+    const params = new URLSearchParams(search);
+    params.delete("scheme");
+    return pathname + written(params);
   }
+
+  function chosen(search) {
+    const named = new URLSearchParams(search).get("scheme");
+    return named === "dark" || named === "light" ? named : "auto";
+  }
+
+  function wanted(search) {
+    const named = chosen(search);
+    return named !== "auto" ? named : window.matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+  }
+
+  /* The colours are the browser's own: the server hears of them with the next page. Until then the links of this page
+     lead to the colours that it was drawn in, and whoever follows one takes those of now along. */
+  let colours = chosen(window.location.search);
+  let drawn = colours;
+  let address = null;
+  window.addEventListener("_dashprivate_pushstate", () => {
+    if (colours === drawn || chosen(window.location.search) !== drawn) return;
+    const params = new URLSearchParams(window.location.search);
+    set(params, "scheme", [colours], ["auto"]);
+    window.history.replaceState(window.history.state, "", window.location.pathname + written(params));
+  });
 
   /* Figures wait until they are scrolled to; at most those on screen are drawn. */
   const waiting = new Map();
@@ -56,7 +78,37 @@
     return Object.assign({}, figure, { layout: layout });
   }
 
-  let path = null;
+  /* The numbers of a figure: a table, made when somebody opens or saves it. */
+  const numbers = new Map();
+
+  function tabulated(name) {
+    const frame = document.querySelector("#" + CSS.escape("figure-" + name) + " .figure-table .table-frame");
+    const found = numbers.get(name);
+    if (!frame || !found) return null;
+    const table = document.createElement("table");
+    const line = (part, texts, scope) => {
+      const row = part.insertRow();
+      texts.forEach((text, place) => {
+        const cell = row.appendChild(document.createElement(scope(place) ? "th" : "td"));
+        if (scope(place)) cell.scope = scope(place);
+        cell.textContent = text;
+      });
+    };
+    table.className = "data";
+    table.createCaption().textContent = found.title;
+    line(table.createTHead(), found.columns, () => "col");
+    const body = table.createTBody();
+    found.rows.forEach((texts) => line(body, texts, (place) => (place ? "" : "row")));
+    frame.replaceChildren(table);
+    return table;
+  }
+
+  document.addEventListener("toggle", (event) => {
+    const figure = event.target.matches("details.figure-table[open]") && event.target.closest("figure");
+    if (figure) tabulated(figure.id.slice("figure-".length));
+  }, true);
+
+  let path = "/" + window.location.pathname.replace(/^\/+|\/+$/g, "");
   let rows = null;
 
   /* The grid of runs asks again: from nothing where the filter changed, in place where the store did. */
@@ -85,7 +137,8 @@
             continue;
           }
           const given = texts(changed.value);
-          if (id.name in now.values && !same(given, now.values[id.name])) {
+          const shown = id.name === "scheme" ? [colours] : now.values[id.name];
+          if (shown && !same(given, shown)) {
             set(params, id.name, given, now.defaults[id.name]);
           }
         }
@@ -93,8 +146,18 @@
         return search === written(new URLSearchParams(window.location.search)) ? dash_clientside.no_update : search;
       },
 
+      /* What the server has to draw: everything in the address but the colours. */
+      asked: function (pathname, search, before) {
+        const address = uncoloured(pathname, search);
+        return address === before ? dash_clientside.no_update : address;
+      },
+
       scheme: function (search) {
         const shown = wanted(search);
+        colours = chosen(search);
+        if (document.getElementById('{"name":"scheme","type":"state"}')) {
+          dash_clientside.set_props({ type: "state", name: "scheme" }, { value: colours });
+        }
         return [shown, shown];
       },
 
@@ -104,6 +167,8 @@
         const holder = document.getElementById("figure-" + id.name);
         if (!figure || !shown) return dash_clientside.no_update;
         window.bench.templates = templates;
+        numbers.set(id.name, figure.layout.meta);
+        if (holder && holder.querySelector(".figure-table[open]")) tabulated(id.name);
         const drawn = dressed(figure, templates[shown]);
         const place = holder && holder.getBoundingClientRect();
         if (!holder || (place.top < window.innerHeight + 300 && place.bottom > -300)) return drawn;
@@ -123,8 +188,10 @@
           if (link.classList.contains("here")) link.setAttribute("aria-current", "page");
           else link.removeAttribute("aria-current");
         });
-        const moved = path !== null && path !== now.path;
+        const moved = path !== now.path;
         path = now.path;
+        drawn = now.values.scheme[0];
+        address = now.address;
         renewGrid(now, moved);
         if (moved) {
           document.body.classList.remove("nav-open");
@@ -143,7 +210,8 @@
     },
   });
 
-  window.bench = { waiting: waiting, release: release, templates: null };
+  const current = () => address === uncoloured(window.location.pathname, window.location.search);
+  window.bench = { current: current, waiting: waiting, release: release, tabulated: tabulated, templates: null };
 
   document.documentElement.setAttribute("data-mantine-color-scheme", wanted(window.location.search));
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {

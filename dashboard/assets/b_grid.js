@@ -63,7 +63,10 @@
       const by = (columns || []).find((column) => column.sort);
       if (!by) return dash_clientside.no_update;
       const params = new URLSearchParams(window.location.search);
-      const before = [params.get("sort") || "started_at", params.get("order") || "desc"];
+      const grid = window.dash_ag_grid.getApi("runs-grid");
+      const column = grid.getColumnDef(params.get("sort"));  // what the address says may be nonsense, and is told so
+      const before = [column && column.sortable !== false ? params.get("sort") : "started_at",
+        params.get("order") === "asc" ? "asc" : "desc"];
       if (before[0] === by.colId && before[1] === by.sort) return dash_clientside.no_update;
       params.delete("sort");
       params.delete("order");

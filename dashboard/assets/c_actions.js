@@ -54,7 +54,7 @@
     const graph = holder.querySelector(".js-plotly-plot");
     const form = button.dataset.form;
     if (form === "csv") {
-      save(name + ".csv", "text/csv", csv(holder.querySelector("table")));
+      save(name + ".csv", "text/csv", csv(window.bench.tabulated(name)));
     } else if (graph && form === "reset") {
       const axes = {};
       Object.keys(graph.layout).filter((key) => /^[xy]axis/.test(key)).forEach((key) => { axes[key + ".autorange"] = true; });

@@ -141,7 +141,7 @@ def test_a_mistake_of_ours_is_a_message_on_the_page_and_a_traceback_in_the_termi
     app = build_app(REFERENCE)
     monkeypatch.setattr(shell, "draw", broken)
     client = app.server.test_client()
-    answer = ask(client, app, "page.children", ["/runs", "", "", None], key="sideUpdate")
+    answer = ask(client, app, "page.children", ["/runs", "", "/runs", "", None], key="sideUpdate")
     assert "A fault of the dashboard: this page could not be drawn." in json.dumps(answer["page"])
     assert "nobody thought of this" in capsys.readouterr().err
 
