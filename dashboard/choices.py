@@ -232,13 +232,14 @@ def amount(value: float | None, unit: str) -> str:
     return "–" if value is None or not math.isfinite(value) else quantity(value, unit)
 
 
-def spark(context: Context, values: Sequence[float | None]) -> Component | str:
-    """A history as a picture in a table's cell; a dash for fewer than two values."""
+def spark(context: Context, values: Sequence[float | None], label: str = "") -> Component | str:
+    """Values in their order as a picture in a table's cell; a dash for fewer than two. No label: they are runs."""
     drawn = sparkline(values, colour=NEUTRAL)
     if not drawn:
         return "–"
-    label = context.say("history of {n} runs", n=len(values))
-    return html.Img(src=f"data:image/svg+xml,{quote(drawn)}", alt=label, className="spark", width=72, height=16)
+    label = label or context.say("history of {n} runs", n=len(values))
+    source = f"data:image/svg+xml,{quote(drawn, safe=' /:=;,')}"
+    return html.Img(src=source, alt=label, title=label, className="spark", width=72, height=16)
 
 
 def noise_of(context: Context, run_id: str) -> NoiseCalibration | None:

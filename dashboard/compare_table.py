@@ -8,18 +8,22 @@ Digits are those of `harness compare`; pointing at a ratio shows it in full.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from dash import dcc, html
 from dash.development.base_component import Component
 
+from dashboard.choices import spark
 from dashboard.comparing import Compared
 from dashboard.components import Cell, Column, copy_button, data_table, quality, ratio, verdict
 from dashboard.context import Context
+from dashboard.filters import Clause, Filter
 from harness.compare import Comparison
 from harness.stats import p_value_beyond
 from harness.tables import quantity
 from reports.wording import ratio_of
+
+PAST = 12  # runs that a row's history goes back
 
 
 def columns(context: Context) -> list[Column]:
@@ -43,6 +47,10 @@ def columns(context: Context) -> list[Column]:
         Column(context.say("Margin"), right=True, note=context.say("the smallest change that matters")),
         Column(context.say("Blocks"), right=True),
         Column(context.say("Spread"), right=True, note=context.say("of the ratio from block to block")),
+        Column(
+            context.say("History"),
+            note=context.say("of B in the last runs on its machine; from block to block where it has no past"),
+        ),
         Column(context.say("Repeat")),
     ]
 
@@ -56,14 +64,42 @@ def comparison_rows(
     chosen: str = "",
 ) -> Component:
     """The table; a case's name opens its samples. `chosen`: the case whose samples are open."""
-    body: list[list[Cell]] = [_cells(context, found, c, href(c)) for c in rows]
+    pasts = _pasts(context, found, rows)
+    body: list[list[Cell]] = [
+        _cells(context, found, c, href(c), pasts.get((c.candidate.case_id, c.metric), ())) for c in rows
+    ]
     marks = ["chosen" if c.candidate.case_id == chosen else "" for c in rows]
     return data_table(
         context, columns(context), body, caption=context.say("Comparisons"), name="comparisons", marks=marks
     )
 
 
-def _cells(context: Context, found: Compared, c: Comparison, href: str) -> list[Cell]:
+def _pasts(
+    context: Context, found: Compared, rows: Sequence[Comparison]
+) -> Mapping[tuple[str, str], Sequence[float | None]]:
+    """(case, metric) -> medians of the last runs of B's suite on its machine, those of B last."""
+    run = found.run_b
+    if run.started_at is None:
+        return {}
+    same = Filter().with_value("machine", run.machine_id).with_value("suite", run.suite)
+    until = Filter((*same.clauses, Clause("started", "<=", run.started_at.isoformat())))
+    runs = [line.run_id for line in context.query.runs(until, limit=PAST).rows]
+    pasts: dict[tuple[str, str], list[float | None]] = {}
+    for line in context.query.summary(runs, sorted({c.metric for c in rows})):
+        pasts.setdefault((line.case_id, line.metric), []).append(line.median)
+    return pasts
+
+
+def _spark(context: Context, c: Comparison, past: Sequence[float | None]) -> Cell:
+    """The past as a picture, else how the value went from block to block."""
+    series = c.candidate.series.get(c.metric)
+    if len(past) > 1 or series is None or series.single:
+        return spark(context, past)
+    blocks = [series.blocks[number] for number in sorted(series.blocks)]
+    return spark(context, blocks, context.say("{n} blocks of this run", n=len(blocks)))
+
+
+def _cells(context: Context, found: Compared, c: Comparison, href: str, past: Sequence[float | None]) -> list[Cell]:
     estimate = c.estimate
     effect = c.minimum_detectable_effect
     seen = effect is not None and math.isfinite(effect)
@@ -86,6 +122,7 @@ def _cells(context: Context, found: Compared, c: Comparison, href: str) -> list[
         html.Span(f"{c.margin:.1%}" + ("" if c.margin_source.startswith("policy") else "*"), title=c.margin_source),
         str(estimate.num_blocks) if estimate else "–",
         f"{estimate.sd:.1%}" if estimate and math.isfinite(estimate.sd) else "–",
+        _spark(context, c, past),
         copy_button(context, found.run_b.command, context.say("Copy the command that measures this again"))
         if found.run_b.command
         else "–",

@@ -136,15 +136,17 @@ def side_box(
     return drawn
 
 
-def slider(context: Context, name: str, label: str, low: float, high: float, value: float, *, step: float) -> Component:
-    """A number on a scale; it counts when let go."""
+def slider(
+    context: Context, name: str, label: str, low: float, high: float, value: float, *, step: float, shown: str = ""
+) -> Component:
+    """A number on a scale; it counts when let go. `shown`: the number as people read it, with its unit."""
     caption = f"label-{name}"
     return html.Div(
         [
-            html.Span(f"{label}: {value:g}", className="control-label", id=caption),
+            html.Span(f"{label} {shown or format(value, 'g')}", className="control-label", id=caption),
             dmc.Slider(
                 id=_state_id(name), min=low, max=high, step=step, value=value, size="sm", updatemode="mouseup",
-                thumbLabel=label,
+                thumbLabel=label, label=None,
             ),
         ],
         className="control control-wide",

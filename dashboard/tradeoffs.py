@@ -158,12 +158,3 @@ def _value(
         return (cost[metric], None, None) if metric in cost else None
     line = by_metric.get(metric)
     return None if line is None or line.median is None else (line.median, line.low, line.high)
-
-
-def positive(text: str) -> float | None:
-    """A positive number in SI units, or None where the text is none."""
-    try:
-        found = float(text)
-    except ValueError:
-        return None
-    return found if 0 < found < float("inf") else None

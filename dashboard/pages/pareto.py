@@ -28,19 +28,23 @@ from dashboard.components import (
     section,
 )
 from dashboard.context import Context
-from dashboard.inputs import multi, select, text_box
+from dashboard.inputs import multi, select, slider
 from dashboard.rows import RunLine
-from dashboard.tradeoffs import TradeOff, Wish, positive, trade_off
+from dashboard.tradeoffs import TradeOff, Wish, trade_off
 from reports.figures import change_text, measured, number, pareto, read_at
 
 PATH = "/pareto"
 TITLE = "Pareto"
 ORDER = 5
+STEPS = 100  # of the slider
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """`x`, `y`: metrics; `workload`: its kind; `variants`: those drawn (none: the page's choice); `at`: an x."""
+    """`x`, `y`: metrics; `workload`: its kind; `variants`: those drawn (none: the page's choice).
+
+    `at`: the x at which curves are read, 0 for the page's choice; `against`: the variant that readings are relative to.
+    """
 
     filter: str = ""
     machine: str = ""
@@ -50,7 +54,7 @@ class State:
     x: str = ""
     y: str = ""
     variants: tuple[str, ...] = ()
-    at: str = ""
+    at: float = 0.0
     against: str = "reference"
 
 
@@ -160,23 +164,26 @@ def _reading_part(context: Context, state: State, found: TradeOff) -> Child:
     """Each curve's y at one x, beside the chosen baseline's; a dash outside a curve. Only where there are curves."""
     x, y = found.x, found.y
     swept = [curve for curve in found.curves if len(curve.points) > 1]
-    if not swept:
+    places = [point.x for curve in swept for point in curve.points]
+    if not swept or min(places) == max(places):
         return None
-    heading, read = context.say("The curves at one point"), context.say("Read at {x} =", x=x.label)
+    low, high = min(places), max(places)
+    first = sorted(point.x for point in swept[0].points)
+    place = min(max(state.at or first[len(first) // 2], low), high)
+    where = number(place, x.unit)
     names = [(curve.name, curve.name) for curve in swept]
+    against = state.against if (state.against, state.against) in names else swept[0].name
     box = controls(
-        text_box(context, "at", read, state.at, placeholder=f"{swept[0].points[0].x:.4g}"),
-        select(context, "against", context.say("Against"), names, state.against),
-    )
-    place = positive(state.at)
-    if place is None:
-        return section(heading, box)
+        slider(context, "at", context.say("Read at {x} =", x=x.label), low, high, place,
+               step=(high - low) / STEPS, shown=where),
+        select(context, "against", context.say("Against"), names, against),
+    )  # fmt: skip
     values = {curve.name: read_at(curve, place) for curve in swept}
-    base = values.get(state.against)
+    base = values.get(against)
     columns = [
         Column(context.say("Variant")),
         Column(y.label, right=True),
-        Column(context.say("against {name}", name=state.against), right=True),
+        Column(context.say("against {name}", name=against), right=True),
     ]
     rows: list[list[Cell]] = [
         [
@@ -186,6 +193,5 @@ def _reading_part(context: Context, state: State, found: TradeOff) -> Child:
         ]
         for name, value in values.items()
     ]
-    where = number(place, x.unit)
     caption = context.say("Read at {x} = {value}, on straight lines between points", x=x.label, value=where)
-    return section(heading, box, data_table(context, columns, rows, caption=caption))
+    return section(context.say("The curves at one point"), box, data_table(context, columns, rows, caption=caption))

@@ -272,3 +272,19 @@ def test_one_side_alone_may_be_named_in_every_way(context: Context) -> None:
     machine = context.results.runs()[-1].machine_id
     alone = layout(context, State(b=f"machine:{machine}@kv_cache"))
     assert sentence(alone) == sentence(layout(context, State(b="kv_cache")))
+
+
+def test_a_row_has_its_past_as_a_picture_or_else_its_blocks(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "s", create=True)
+    for level in (10.0, 11.0, 12.0):
+        store_run(store, Arm(timed={"tps": [level, level * 1.01]}), machine_id="m1")
+    store_run(store, Arm(timed={"tps": [90.0, 91.0]}), machine_id="m2")
+    context = context_of(store)
+
+    def picture(a: str, b: str) -> str:
+        drawn = layout(context, State(a=a, b=b))
+        return str(next(part.alt for part in every(drawn) if getattr(part, "className", "") == "spark"))
+
+    assert picture("latest~2", "latest~1") == "history of 3 runs"  # neither the later run nor the other machine
+    assert picture("latest~3", "latest~2") == "history of 2 runs"
+    assert picture("latest~1", "latest") == "2 blocks of this run"

@@ -64,7 +64,7 @@ def test_batches_give_curves_of_latency_against_throughput(store: Store) -> None
 
 def test_curves_are_read_at_a_point_and_compared_with_the_baseline(store: Store) -> None:
     batches(store)
-    page = pareto.layout(context_of(store), pareto.State(at="0.0100"))
+    page = pareto.layout(context_of(store), pareto.State(at=0.0100))
     table = tables(page)[0]
     values = {row[0]: row[1:] for row in table[1:]}
     assert values["reference"] == ["100 tok/s", "+0.00%"]
@@ -74,10 +74,18 @@ def test_curves_are_read_at_a_point_and_compared_with_the_baseline(store: Store)
     assert values["norm=fused"] == ["–", "–"]
 
 
-def test_a_reading_that_is_no_number_is_no_fault(store: Store) -> None:
+def test_without_a_place_the_curves_are_read_where_the_reference_is_at_home(store: Store) -> None:
     batches(store)
-    for text in ("abc", "nan", "-1", "1e999"):
-        assert sentence(pareto.layout(context_of(store), pareto.State(at=text)))
+    context = context_of(store)
+    page = pareto.layout(context, pareto.State())
+    assert "Read at tpot = 11 ms, on straight lines between points" in shown(page)
+    scale = control(page, "at")
+    assert (scale.min, scale.max, scale.value) == pytest.approx((0.008, 0.0195, 0.011))
+    assert {row[0]: row[1] for row in tables(page)[0][1:]}["reference"] == "182 tok/s"
+    for place in (-1.0, 1e9, 1e-9):  # beyond the scale: its end
+        assert control(pareto.layout(context, pareto.State(at=place)), "at").value in (scale.min, scale.max)
+    other = pareto.layout(context, pareto.State(against="nobody"))
+    assert tables(other)[0][0][-1] == "against reference"
 
 
 def test_variants_are_drawn_by_name(store: Store) -> None:
