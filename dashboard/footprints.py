@@ -1,9 +1,12 @@
 """What a case held in memory: its measured peak beside what its weights and its cache explain.
 
     for found in footprints(context, place, run, "context"):
-        print(found.name, found.x, found.peak, found.weights, found.cache, reach(found, limit=16e9))
+        print(found.name, found.x, found.peak, found.weights, found.cache, found.rest)
+    line = one_line(found)
+    rest_line(line), reach(line, limit=16e9)        # how the rest grows, and the context that fits
 
-Bytes. A part that was not recorded is None, never zero.
+Bytes. A part that was not recorded is None, never zero. No run counts its activations: they are part of the rest, and
+what is said of them beyond the measured settings is the straight line through these.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from dataclasses import dataclass
 from dashboard import choices
 from dashboard.context import Context
 from dashboard.rows import CaseLine, RunLine
+from reports.figures import Fit, fit_line
 
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _POSITIONS = ("context", "prompt", "length", "new_tokens")
@@ -21,7 +25,7 @@ _POSITIONS = ("context", "prompt", "length", "new_tokens")
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """One case. `x`: the parameter looked along; `rest`: the others; `positions`: tokens of each of the sequences."""
+    """One case. `x`: the parameter looked along; `others`: the rest of them; `positions`: tokens of each sequence."""
 
     case_id: str
     name: str
@@ -29,7 +33,7 @@ class Footprint:
     kind: str
     variant: str
     x: int
-    rest: str
+    others: str
     batch: int
     positions: int
     peak: float
@@ -40,6 +44,11 @@ class Footprint:
     def cache_per_token(self) -> float | None:
         """Bytes of cache for one position of one sequence."""
         return None if self.cache is None or not self.positions else self.cache / (self.batch * self.positions)
+
+    @property
+    def rest(self) -> float | None:
+        """Bytes of the peak beyond weights and cache: activations, the allocator, what loading needed."""
+        return None if self.weights is None or self.cache is None else self.peak - self.weights - self.cache
 
 
 def footprints(context: Context, place: choices.Place, run: RunLine, along: str) -> list[Footprint]:
@@ -54,7 +63,7 @@ def footprints(context: Context, place: choices.Place, run: RunLine, along: str)
         given = choices.parameters(case.workload)
         if "peak_bytes" not in of_case or along not in given:
             continue
-        rest = ", ".join(f"{name}={value}" for name, value in given.items() if name != along)
+        others = ", ".join(f"{name}={value}" for name, value in given.items() if name != along)
         positions = sum(given.get(name, 0) for name in _POSITIONS)
         found.append(
             Footprint(
@@ -64,7 +73,7 @@ def footprints(context: Context, place: choices.Place, run: RunLine, along: str)
                 choices.kind_of(case.workload),
                 case.variant,
                 given[along],
-                rest,
+                others,
                 max(given.get("batch", 1), 1),
                 positions,
                 of_case["peak_bytes"],
@@ -86,20 +95,31 @@ def _weights(case: CaseLine, values: Mapping[str, float]) -> float | None:
     return float(case.num_params * item) if item and case.num_params else None
 
 
-def reach(found: Footprint, limit: float | None) -> float | None:
-    """Tokens of context that fit by memory alone if only the cache grew from here on; None where that is not known."""
-    per_token = found.cache_per_token
-    if limit is None or not per_token or limit <= found.peak:
+def rest_line(line: Sequence[Footprint]) -> Fit | None:
+    """The straight line of the rest along x; None for fewer than three points or where a part is not known."""
+    rests = [found.rest for found in line if found.rest is not None]
+    return fit_line([float(found.x) for found in line], rests) if len(rests) == len(line) else None
+
+
+def reach(line: Sequence[Footprint], limit: float | None) -> float | None:
+    """Tokens of context that fit by memory alone if cache and rest grow on as measured; None where that is not known.
+
+    A rest that does not grow, or of fewer than three points, counts as constant.
+    """
+    last = line[-1]
+    if limit is None or not last.cache_per_token or limit <= last.peak:
         return None
-    return found.x + (limit - found.peak) / (per_token * found.batch)
+    fit = rest_line(line)
+    growth = last.cache_per_token * last.batch + (max(fit.slope, 0.0) if fit else 0.0)
+    return last.x + (limit - last.peak) / growth
 
 
 def one_line(found: Sequence[Footprint]) -> list[Footprint]:
     """Those that differ in x alone: of several settings of the other parameters the one with the most points."""
-    by_rest: dict[str, list[Footprint]] = {}
+    by_others: dict[str, list[Footprint]] = {}
     for footprint in found:
-        by_rest.setdefault(footprint.rest, []).append(footprint)
-    best = max(by_rest.values(), key=len, default=[])
+        by_others.setdefault(footprint.others, []).append(footprint)
+    best = max(by_others.values(), key=len, default=[])
     return sorted(best, key=lambda footprint: footprint.x)
 
 

@@ -27,15 +27,18 @@
   });
 
   window.dashAgGridComponentFunctions = Object.assign({}, window.dashAgGridComponentFunctions, {
+    /* A link to the address in another field of the row; `to` names it. */
     RunLink: (props) => {
       if (!props.data) return element("span", { className: "muted" }, "…");
+      const href = props.data[props.to];
+      if (!href) return element("span", { className: "muted" }, props.value);
       const follow = (event) => {
         if (event.ctrlKey || event.metaKey || event.shiftKey) return;
         event.preventDefault();
-        window.history.pushState({}, "", props.data.href);
+        window.history.pushState({}, "", href);
         window.dispatchEvent(new CustomEvent("_dashprivate_pushstate"));
       };
-      return element("a", { href: props.data.href, onClick: follow }, props.value);
+      return element("a", { href: href, onClick: follow }, props.value);
     },
     RunCommand: (props) => {
       if (!props.data || !props.value) return element("span", { className: "muted" }, "–");
@@ -47,15 +50,21 @@
   });
 
   Object.assign(window.dash_clientside.bench, {
-    /* Two runs that are ticked become a link, the older one first. */
+    /* Runs that are ticked become links: two to their comparison, the older one first; several to pages of them alone. */
     chosen: function (rows, words) {
-      const picked = [...(rows || [])].sort((one, other) => one.order - other.order);
-      if (picked.length === 2) {
-        const pairs = [["a", picked[0].run_id], ["b", picked[1].run_id], ...Object.entries(words.shell)];
-        return [words.path + "?" + new URLSearchParams(pairs), "button primary", words.two];
-      }
-      const hint = picked.length === 0 ? words.none : picked.length === 1 ? words.one : words.many.replace("{n}", picked.length);
-      return [words.path, "gone", hint];
+      const picked = [...(rows || [])].sort((one, other) => one.order - other.order).map((row) => row.run_id);
+      const { none, one, two, many } = words.hints;
+      const link = (path, when, look, ...pairs) =>
+        [path + "?" + new URLSearchParams([...pairs, ...Object.entries(words.shell)]), when ? look : "gone"];
+      const several = picked.length > 1 && picked.length <= words.most;
+      const only = ["filter", "run=" + picked.join(",")];
+      const hint = [none, one, two][picked.length] || (several ? many : words.hints.beyond);
+      return [
+        ...link("/compare", picked.length === 2, "button primary", ["a", picked[0]], ["b", picked[1]]),
+        ...link("/trend", several, "button", only),
+        ...link("/pareto", several, "button", only),
+        hint.replace("{n}", picked.length),
+      ];
     },
 
     /* The order of the grid stands in the address. */

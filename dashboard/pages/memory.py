@@ -4,7 +4,8 @@
 
 One run on one machine. Weights are the bytes of the weights as the engine stores them, the cache is what was allocated
 for keys and values; both are facts of the session. The measured peak is that of a process that did only this case. What
-is left between the two is shown as it is: activations, the allocator, and what loading needed.
+is left between the two is shown as it is: activations, the allocator, and what loading needed. Of three settings or
+more its straight line is stacked too, and says how far a context would go.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from dashboard.components import (
     section,
 )
 from dashboard.context import Context
-from dashboard.footprints import Footprint, footprints, one_line, reach, rounded
+from dashboard.footprints import Footprint, footprints, one_line, reach, rest_line, rounded
 from dashboard.inputs import segmented, select
 from dashboard.rows import RunLine
 from reports.figures import MemoryPoint, memory
@@ -84,14 +85,15 @@ def layout(context: Context, state: State) -> Component:
     return page(
         context,
         title,
-        sentence(context, state, shown[-1], limit),
+        sentence(context, state, shown, limit),
         bar,
         _figure(context, state, shown, limit),
         notice(
             context, "info",
             context.say(
-                "Activations are not predicted: what a peak has beyond weights and cache is activations, the "
-                "allocator and what loading needed. A timeline of the allocator is not recorded by this version."
+                "What a peak has beyond weights and cache is activations, the allocator and what loading needed. It is "
+                "not counted but drawn as the straight line through three measured peaks or more. No timeline of the "
+                "allocator lies in this store: runs do not record one."
             ),
         ),
         _variants_part(context, state, run, chosen, limit),
@@ -101,8 +103,9 @@ def layout(context: Context, state: State) -> Component:
 def _figure(context: Context, state: State, shown: Sequence[Footprint], limit: float | None) -> Component:
     """Parts and peaks; only where every part was recorded, since a part that is not known is not nothing."""
     parts = [(found, found.weights, found.cache) for found in shown]
+    fit = rest_line(shown)
     points = [
-        MemoryPoint(found.x, weights, cache, 0.0, found.peak)
+        MemoryPoint(found.x, weights, cache, max(fit.intercept + fit.slope * found.x, 0.0) if fit else 0.0, found.peak)
         for found, weights, cache in parts
         if weights is not None and cache is not None
     ]
@@ -123,10 +126,11 @@ def _limit(context: Context, run: RunLine) -> float | None:
     return float(row.ram_bytes) if row and row.device == "cpu" and row.ram_bytes > 0 else None
 
 
-def sentence(context: Context, state: State, last: Footprint, limit: float | None) -> str:
+def sentence(context: Context, state: State, shown: Sequence[Footprint], limit: float | None) -> str:
     """The deepest case's peak, what explains it, and how far it would go."""
+    last = shown[-1]
     peak = choices.amount(last.peak, "bytes")
-    if last.weights is None or last.cache is None:
+    if last.rest is None:
         return context.say(
             "{name}: {peak} at its peak; its weights or its cache were not recorded, so nothing explains it.",
             name=last.name, peak=peak,
@@ -134,9 +138,9 @@ def sentence(context: Context, state: State, last: Footprint, limit: float | Non
     text = context.say(
         "{name}: {peak} at its peak: weights {weights}, cache {cache}, and {rest} of something else.",
         name=last.name, peak=peak, weights=choices.amount(last.weights, "bytes"),
-        cache=choices.amount(last.cache, "bytes"), rest=choices.amount(last.peak - last.weights - last.cache, "bytes"),
+        cache=choices.amount(last.cache, "bytes"), rest=choices.amount(last.rest, "bytes"),
     )  # fmt: skip
-    far = reach(last, limit) if state.along == "context" else None
+    far = reach(shown, limit) if state.along == "context" else None
     if far is None:
         return text
     further = context.say(
@@ -154,15 +158,18 @@ def _variants_part(
         Column(context.say("Weights"), right=True), Column(context.say("Cache"), right=True),
         Column(context.say("per token"), right=True), Column(context.say("Peak"), right=True),
         Column(context.say("Rest"), right=True),
-        Column(context.say("Fits"), right=True, note=context.say("context that fits, by memory alone")),
+        Column(
+            context.say("Fits"), right=True,
+            note=context.say("context that fits by memory alone, if cache and rest grow on as measured"),
+        ),
         Column(context.say("Quality")),
     ]  # fmt: skip
     costs = choices.quality_of(context, run.run_id, chosen[0].model)
     rows: list[list[Cell]] = []
     for variant in choices.distinct(found.variant for found in chosen):
-        last = one_line([found for found in chosen if found.variant == variant])[-1]
-        known = last.weights is not None and last.cache is not None
-        far = reach(last, limit) if state.along == "context" else None
+        line = one_line([found for found in chosen if found.variant == variant])
+        last = line[-1]
+        far = reach(line, limit) if state.along == "context" else None
         rows.append([
             variant,
             f"{last.x:,}",
@@ -170,7 +177,7 @@ def _variants_part(
             choices.amount(last.cache, "bytes"),
             choices.amount(last.cache_per_token, "bytes"),
             choices.amount(last.peak, "bytes"),
-            choices.amount(last.peak - (last.weights or 0.0) - (last.cache or 0.0), "bytes") if known else "–",
+            choices.amount(last.rest, "bytes"),
             "–" if far is None else rounded(far),
             choices.cost(context, costs.get(variant, {})),
         ])  # fmt: skip

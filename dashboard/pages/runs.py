@@ -25,6 +25,7 @@ from dashboard.browser import in_browser
 from dashboard.components import bound, controls, empty, page, select, short_id
 from dashboard.context import Context, shell_state
 from dashboard.filters import Filter, parse_filter
+from dashboard.profiles import profiled
 from dashboard.query import Query
 from dashboard.rows import RunLine, RunsPage
 from dashboard.source import Source
@@ -37,6 +38,7 @@ EXPORTS = ("csv",)
 GRID = "runs-grid"
 BLOCK_ROWS = 100
 MAX_EXPORT = 100_000
+MAX_TICKED = 60  # runs whose ids fit into a filter in the address
 SortBy = Literal[
     "started_at", "suite", "status", "git_sha", "machine_id", "num_ok", "num_skipped", "num_failed", "geomean", "noise"
 ]
@@ -121,8 +123,7 @@ def register(app: Dash, source: Source) -> None:
     in_browser(
         app,
         "chosen",
-        Output("runs-compare", "href"),
-        Output("runs-compare", "className"),
+        *(Output(f"runs-{name}", field) for name in ("compare", "trend", "pareto") for field in ("href", "className")),
         Output("runs-hint", "children"),
         Input(GRID, "selectedRows"),
         Held("runs-words", "data"),
@@ -146,6 +147,7 @@ def answer(source: Source, request: Mapping[str, Any], search: str) -> dict[str,
     try:
         query, store = source.open()
         context = Context(query, store, language, scheme, search, PATH)
+        profiles = profiled(query.path)
         found = query.runs(
             condition(query, state),
             sort=str(sorts[0].get("colId", state.sort)),
@@ -156,7 +158,10 @@ def answer(source: Source, request: Mapping[str, Any], search: str) -> dict[str,
         )
     except HarnessError:
         return {"rowData": [], "rowCount": 0}
-    return {"rowData": [_row(context, line) for line in found.rows], "rowCount": found.total}
+    return {
+        "rowData": [_row(context, line, len(profiles.get(line.run_id, ()))) for line in found.rows],
+        "rowCount": found.total,
+    }
 
 
 def _asked(context: Context, state: State, which: Filter, *, offset: int, limit: int) -> RunsPage:
@@ -206,21 +211,27 @@ def run_name(context: Context, line: RunLine) -> str:
 
 
 def _actions(context: Context, state: State) -> Component:
-    words: dict[str, Any] = {
-        "path": "/compare",
-        "shell": dict(context.shell),
+    hints = {
         "none": context.say("Tick two runs to compare them."),
         "one": context.say("One run is ticked: tick another, or open it by its time."),
         "two": context.say("The older one becomes A, the newer one B."),
         "many": context.say("{n} runs are ticked: a comparison takes two.", n="{n}"),
+        "beyond": context.say("{n} runs are ticked: at most {most} go into an address.", n="{n}", most=MAX_TICKED),
     }
+    words: dict[str, Any] = {"shell": dict(context.shell), "hints": hints, "most": MAX_TICKED}
     pairs = url.query(state)
+    names = {
+        "compare": context.say("Compare the two"),
+        "trend": context.say("Trend of these"),
+        "pareto": context.say("Pareto of these"),
+    }
     return html.Div(
         [
-            dcc.Link(
-                context.say("Compare the two"), href=context.href("/compare"), id="runs-compare", className="gone"
+            *(
+                dcc.Link(text, href=context.href(f"/{name}"), id=f"runs-{name}", className="gone")
+                for name, text in names.items()
             ),
-            html.Span(words["none"], id="runs-hint", className="muted", role="status"),
+            html.Span(hints["none"], id="runs-hint", className="muted", role="status"),
             html.A(
                 context.say("CSV of all that match"),
                 href=url.join("/export/runs.csv", pairs),
@@ -266,7 +277,8 @@ def _columns(context: Context, state: State) -> list[dict[str, Any]]:
         return {"field": field, "headerName": name, "initialWidth": width, **start, **more}
 
     number = {"type": "rightAligned", "sortingOrder": ["desc", "asc"]}
-    link, plain = {"cellRenderer": "RunLink"}, {"sortable": False}
+    link, plain = {"cellRenderer": "RunLink", "cellRendererParams": {"to": "href"}}, {"sortable": False}
+    profile = {"cellRenderer": "RunLink", "cellRendererParams": {"to": "profile"}, "type": "rightAligned"}
     ratio = column(
         "geomean",
         context.say("Mean ratio [95%]"),
@@ -299,12 +311,21 @@ def _columns(context: Context, state: State) -> list[dict[str, Any]]:
         noise,
         column("status", context.say("Status"), 112),
         column("machine_id", context.say("Machine"), 200, tooltipField="machine_full"),
+        column(
+            "artifacts",
+            context.say("Artifacts"),
+            96,
+            headerTooltip=context.say("Cases with a profile"),
+            **profile,
+            **plain,
+        ),
         column("command", context.say("Repeat"), 90, cellRenderer="RunCommand", **plain),
     ]
 
 
-def _row(context: Context, line: RunLine) -> dict[str, Any]:
-    """One run as the texts of its cells. The grid's own renderers set them as text, never as HTML."""
+def _row(context: Context, line: RunLine, artifacts: int) -> dict[str, Any]:
+    """One run as the texts of its cells; `artifacts`: its cases with a profile. Renderers set them as text, never as
+    HTML."""
     name = line.device_name if line.device not in ("", "cpu") and line.device_name else line.cpu_model
     return {
         "run_id": line.run_id,
@@ -324,6 +345,8 @@ def _row(context: Context, line: RunLine) -> dict[str, Any]:
         "num_failed": line.num_failed,
         **_mean_ratio(line),
         "noise": "–" if line.noise is None else f"{line.noise:.1%}",
+        "artifacts": str(artifacts or "–"),
+        "profile": context.href("/profile", run=line.run_id) if artifacts else "",
         "command": line.command,
         "copy": context.say("Copy the command"),
         "copied": context.say("Copied."),

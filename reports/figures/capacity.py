@@ -36,7 +36,10 @@ _FAR = 2.5  # a limit beyond so many times the largest value would squash the pi
 
 @dataclass(frozen=True, slots=True)
 class MemoryPoint:
-    """Bytes at one x (context or batch): predicted parts, and the measured peak where there is one."""
+    """Bytes at one x (context or batch): predicted parts, and the measured peak where there is one.
+
+    activations: they and whatever else a peak has beyond weights and cache.
+    """
 
     x: float
     weights: float
@@ -50,7 +53,7 @@ def memory(
 ) -> Figure:
     """Predicted bytes as stacked areas, measured peaks as points; limit: bytes of the device, dashed."""
     title = say(language, "Memory")
-    parts = [say(language, "weights"), say(language, "KV cache"), say(language, "activations")]
+    parts = [say(language, "weights"), say(language, "KV cache"), say(language, "activations and the rest")]
     columns = [x_label, *parts, say(language, "predicted"), say(language, "measured peak"), say(language, "residual")]
     shown = sorted((point for point in points if math.isfinite(point.x)), key=lambda point: point.x)
     if not shown:

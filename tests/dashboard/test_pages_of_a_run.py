@@ -144,6 +144,23 @@ def test_memory_adds_up_and_says_how_far_it_goes(store: Store) -> None:
     assert commands(page) == ["again"]
 
 
+def test_a_rest_that_grows_is_stacked_and_shortens_the_reach(store: Store) -> None:
+    arms = []
+    for context in (128, 512, 1024):
+        cache, rest = 1024.0 * (context + 32), 8 * MIB + 3072.0 * context
+        solo = {"peak_bytes": 40 * MIB + cache + rest, "kv_bytes": cache, "disk_bytes": 40.0 * MIB}
+        arms.append(Arm(timed={"tps": [5.0, 5.0]}, solo=solo, workload=f"decode(context={context})"))
+    store_run(store, *arms, machine_id="m1", device="cpu", ram_bytes=2**30)
+    page = memory.layout(context_of(store), memory.State())
+    (drawn,) = figures(page).values()
+    meta = drawn["layout"]["meta"]
+    assert meta["columns"][3] == "activations and the rest"
+    assert all(row[6].endswith("0.00%)") for row in meta["rows"])
+    room = 1024 + (2**30 - (48 * MIB + 1024 * 1056 + 3072 * 1024)) / 4096  # 1 KiB of cache and 3 of the rest a token
+    assert sentence(page).endswith(f"hold a context of about {float(f'{room:.3g}'):,.0f} tokens.")
+    assert "No timeline of the allocator lies in this store" in shown(page)
+
+
 def test_a_cache_that_was_not_recorded_is_not_nothing(store: Store) -> None:
     arm = Arm(timed={"tps": [5.0, 5.0]}, solo={"peak_bytes": 1e8, "disk_bytes": 5e7})
     store_run(store, arm, machine_id="m1", device="cpu", ram_bytes=2**34)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dashboard.context import Context
-from dashboard.pages.runs import GRID, State, answer, export, layout
+from dashboard.pages.runs import GRID, State, answer, condition, export, layout
 from dashboard.source import Source
 from harness.core import UsageError
 from harness.registry import load_all
@@ -77,6 +77,27 @@ def test_the_page_says_how_many_and_links_nothing_before_two_are_ticked() -> Non
     assert any(getattr(part, "id", None) == GRID for part in every(drawn))
     assert not any(type(part).__name__ == "Graph" for part in every(drawn))
     assert control(drawn, "suite").data[0]["value"] == "compile"
+
+
+def test_several_ticked_runs_have_a_trend_and_a_pareto_to_go_to() -> None:
+    drawn = layout(context_of(REFERENCE), State())
+    found = {part.id: part for part in every(drawn) if str(getattr(part, "id", "")).startswith("runs-")}
+    assert shown(found["runs-trend"]) == "Trend of these" and shown(found["runs-pareto"]) == "Pareto of these"
+    assert found["runs-words"].data["most"] == 60
+    named = ",".join(f"20261122T{number:06}-abcdef" for number in range(60))
+    assert condition(context_of(REFERENCE).query, State(filter=f"run={named}"))  # as many as may be ticked can be read
+
+
+def test_artifacts_are_counted_and_lead_to_the_profiles(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "s", create=True)
+    bare, rich = (store_run(store, Arm(timed={"tps": [1.0, 1.0]})) for _ in range(2))
+    folder = tmp_path / "s" / "artifacts" / rich.run_id
+    folder.mkdir(parents=True)
+    for name in ("aa.collapsed", "aa.trace.json", "bb.collapsed"):
+        (folder / name).write_text("main 1\n")
+    rows = {row["run_id"]: row for row in answer(Source(tmp_path / "s"), request(), "")["rowData"]}
+    assert (rows[rich.run_id]["artifacts"], rows[rich.run_id]["profile"]) == ("2", f"/profile?run={rich.run_id}")
+    assert (rows[bare.run_id]["artifacts"], rows[bare.run_id]["profile"]) == ("–", "")
 
 
 def test_the_csv_is_the_filtered_set_in_full_digits() -> None:
