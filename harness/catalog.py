@@ -32,6 +32,7 @@ _NUM_RETRIES = 5
 
 
 Chosen: TypeAlias = "list[tuple[Piece, frozenset[str]]]"
+Edition: TypeAlias = tuple[int, int, int]
 
 
 class Problem(NamedTuple):
@@ -73,6 +74,12 @@ def write_file(path: Path, data: pa.Buffer) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise StoreError(explain(path, error)) from error
+
+
+def edition(path: Path) -> Edition:
+    """What changes when a file is replaced, even by one of the same size within a tick of the clock. Raises OSError."""
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def make_folder(path: Path) -> None:
@@ -140,7 +147,7 @@ class Catalog:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._footers: dict[Path, tuple[tuple[int, int], Footer | Damaged]] = {}
+        self._footers: dict[Path, tuple[Edition, Footer | Damaged]] = {}
         self._problems: dict[Path, str] = {}
 
     @property
@@ -205,10 +212,9 @@ class Catalog:
 
     def _footer(self, path: Path, table: TableName) -> Footer | None:
         try:
-            found = path.stat()
+            key = edition(path)
         except FileNotFoundError:
             return None
-        key = (found.st_mtime_ns, found.st_size)
         known = self._footers.get(path)
         if known is None or known[0] != key:
             try:

@@ -16,7 +16,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +29,8 @@ from harness.core import SCHEMA_VERSION, Reading, Sample, Status
 RunStatus = Literal["running", "finished", "interrupted", "failed"]
 TableName = Literal["runs", "cases", "samples", "telemetry", "summary", "calibration", "noise"]
 PART_TABLES: tuple[TableName, ...] = ("telemetry", "samples", "cases")  # written in this order: a case row comes last
-ROW_GROUP_ROWS = 100_000
+ROW_GROUP_ROWS = 20_000  # what is read for one run of a compacted file; smaller ones make the file larger
+_MANY_ROWS = 100_000
 _TIME = pa.timestamp("us", tz="UTC")
 
 # What pyarrow raises on a damaged file: ArrowInvalid and its kin, ValueError (utf-8), MemoryError (absurd lengths).
@@ -203,18 +204,11 @@ def run_table(run: RunRow) -> pa.Table:
 
 def run_rows(table: pa.Table) -> list[RunRow]:
     """`runs` rows as values; a null takes the field's default."""
-    names = [f.name for f in fields(RunRow) if f.name in table.column_names]
-    columns = [_times(table[name]) if table[name].type == _TIME else table[name].to_pylist() for name in names]
+    names = {f.name for f in fields(RunRow)}
     return [
-        RunRow(**{name: value for name, value in zip(names, row, strict=True) if value is not None})
-        for row in zip(*columns, strict=True)
+        RunRow(**{name: value for name, value in row.items() if name in names and value is not None})
+        for row in table.to_pylist()
     ]
-
-
-def _times(column: pa.ChunkedArray) -> list[datetime | None]:
-    """NOTE: pyarrow's own conversion of times with a zone imports pandas where it is installed: half a second."""
-    start = datetime(1970, 1, 1, tzinfo=UTC)
-    return [None if us is None else start + timedelta(microseconds=us) for us in column.cast(pa.int64()).to_pylist()]
 
 
 def sample_table(run_id: str, rows: Sequence[Sample]) -> pa.Table:
@@ -259,7 +253,7 @@ def case_table(run_id: str, rows: Iterable[CaseRow], *, seq: int) -> pa.Table:
 
 
 def encode(table: pa.Table, name: TableName, parts: Mapping[str, int], **extra: str) -> pa.Buffer:
-    """A whole Parquet file in memory: zstd, page checksums, row groups of 100,000 rows, our metadata."""
+    """A whole Parquet file in memory: zstd, page checksums, row groups of ROW_GROUP_ROWS, our metadata."""
     masks = {run_id: f"{mask:x}" for run_id, mask in parts.items()}
     metadata = {"schema_version": str(SCHEMA_VERSION), "table": name, "parts": json.dumps(masks), **extra}
     sink = pa.BufferOutputStream()
@@ -325,21 +319,23 @@ def decode(path: Path, name: TableName, where: Mapping[str, Collection[str]] | N
     """
     with _naming_damage(), _open(path) as file:
         _footer(file, name)
-        groups = [g for g in range(file.num_row_groups) if _may_match(file.metadata.row_group(g), where or {})]
-        many = file.metadata.num_rows > ROW_GROUP_ROWS  # for small files threads cost more than they save
+        names = file.schema.names
+        wanted = {names.index(column): values for column, values in (where or {}).items() if column in names}
+        groups = [g for g in range(file.num_row_groups) if _may_match(file.metadata.row_group(g), wanted)]
+        many = file.metadata.num_rows > _MANY_ROWS  # for small files threads cost more than they save
         table = _conform(file.read_row_groups(groups, use_threads=many), name)
         for column, values in (where or {}).items():
             table = table.filter(pc.is_in(table[column], value_set=pa.array(list(values), pa.string())))
         return table
 
 
-def _may_match(group: pq.RowGroupMetaData, where: Mapping[str, Collection[str]]) -> bool:
-    for index in range(group.num_columns):
-        column = group.column(index)
-        wanted, limits = where.get(column.path_in_schema), column.statistics
-        if wanted is not None and limits is not None and limits.has_min_max:
+def _may_match(group: pq.RowGroupMetaData, wanted: Mapping[int, Collection[str]]) -> bool:
+    """Whether a row group may hold a row with one of the values in each of some columns, given by their place."""
+    for place, values in wanted.items():
+        limits = group.column(place).statistics
+        if limits is not None and limits.has_min_max:
             low, high = limits.min, limits.max
-            if not any(low <= value <= high for value in wanted):
+            if not any(low <= value <= high for value in values):
                 return False
     return True
 

@@ -34,7 +34,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harness import compaction
-from harness.catalog import Catalog, Problem, explain, make_folder, remove, write_file
+from harness.catalog import Catalog, Edition, Problem, edition, explain, make_folder, remove, write_file
 from harness.core import SCHEMA_VERSION, Reading, Sample, StoreError, UsageError
 from harness.run_copies import NO_COPIES, Copies, copied, read_copies, write_copies
 from harness.schema import (
@@ -93,7 +93,8 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.catalog = Catalog(path)
-        self._runs: dict[Path, tuple[tuple[int, int], RunRow]] = {}
+        self._runs: dict[Path, tuple[Edition, RunRow]] = {}
+        self._listed = False
 
     @classmethod
     def open(cls, path: str | Path, *, create: bool = False) -> Store:
@@ -200,9 +201,10 @@ class Store:
     def runs(self) -> list[RunRow]:
         """Every run, the newest last. A run's row that cannot be read is named in `problems`."""
         self.catalog.note_strays()
-        copies = NO_COPIES if self._runs else read_copies(self.catalog)
+        copies = NO_COPIES if self._listed else read_copies(self.catalog)
         names = self.catalog.names(self.path / "runs")
         found = [row for name in names if (row := self._run(self.path / "runs" / name, copies))]
+        self._listed = True
         oldest = datetime.min.replace(tzinfo=UTC)
         return sorted(found, key=lambda run: (run.started_at or oldest, run.run_id))
 
@@ -213,8 +215,7 @@ class Store:
 
     def _run(self, path: Path, copies: Copies = NO_COPIES) -> RunRow | None:
         try:
-            found = path.stat()
-            key = (found.st_mtime_ns, found.st_size)
+            key = edition(path)
             if path not in self._runs or self._runs[path][0] != key:
                 self._runs[path] = (key, copied(copies, path) or _only_row(path))
             return self._runs[path][1]
