@@ -101,7 +101,7 @@ def figure(context: Context, fig: Mapping[str, Any], *, name: str, height: int |
             dcc.Graph(
                 id={"type": "figure", "name": name},
                 figure=_waiting(fixed),
-                config={"displayModeBar": False, "displaylogo": False, "responsive": True},
+                config={"displayModeBar": False, "displaylogo": False, "responsive": True, "showTips": False},
                 responsive=True,
                 style={"height": f"{fixed}px"},
                 className="graph",

@@ -3,7 +3,7 @@
     for found in footprints(context, place, run, "context"):
         print(found.name, found.x, found.peak, found.weights, found.cache, found.rest)
     line = one_line(found)
-    rest_line(line), reach(line, limit=16e9)        # how the rest grows, and the context that fits
+    predicted(line), reach_of(line, limit=16e9)     # for the figure, and the context that fits
 
 Bytes. A part that was not recorded is None, never zero. No run counts its activations: they are part of the rest, and
 what is said of them beyond the measured settings is the straight line through these.
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from dashboard import choices
 from dashboard.context import Context
 from dashboard.rows import CaseLine, RunLine
-from reports.figures import Fit, fit_line
+from reports.figures import MemoryPoint, fit_line, reach
 
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _POSITIONS = ("context", "prompt", "length", "new_tokens")
@@ -95,23 +95,26 @@ def _weights(case: CaseLine, values: Mapping[str, float]) -> float | None:
     return float(case.num_params * item) if item and case.num_params else None
 
 
-def rest_line(line: Sequence[Footprint]) -> Fit | None:
-    """The straight line of the rest along x; None for fewer than three points or where a part is not known."""
-    rests = [found.rest for found in line if found.rest is not None]
-    return fit_line([float(found.x) for found in line], rests) if len(rests) == len(line) else None
+def predicted(line: Sequence[Footprint]) -> list[MemoryPoint]:
+    """The settings of which every part is known, with the rest on its straight line; as it was, of fewer than three."""
+    known = [(found, rest) for found in line if (rest := found.rest) is not None]
+    fit = fit_line([float(found.x) for found, _ in known], [rest for _, rest in known])
+    rests = [max(fit.intercept + fit.slope * found.x, 0.0) if fit else rest for found, rest in known]
+    return [
+        MemoryPoint(found.x, found.weights or 0.0, found.cache or 0.0, rest, found.peak)
+        for (found, _), rest in zip(known, rests, strict=True)
+    ]
 
 
-def reach(line: Sequence[Footprint], limit: float | None) -> float | None:
-    """Tokens of context that fit by memory alone if cache and rest grow on as measured; None where that is not known.
-
-    A rest that does not grow, or of fewer than three points, counts as constant.
-    """
-    last = line[-1]
+def reach_of(line: Sequence[Footprint], limit: float | None) -> float | None:
+    """Tokens of context that fit by memory alone, with everything growing as predicted, of one setting alone only the
+    cache. None where that is not known."""
+    points, last = predicted(line), line[-1]
+    if len(points) != 1:
+        return reach(points, limit)
     if limit is None or not last.cache_per_token or limit <= last.peak:
         return None
-    fit = rest_line(line)
-    growth = last.cache_per_token * last.batch + (max(fit.slope, 0.0) if fit else 0.0)
-    return last.x + (limit - last.peak) / growth
+    return last.x + (limit - last.peak) / (last.cache_per_token * last.batch)
 
 
 def one_line(found: Sequence[Footprint]) -> list[Footprint]:

@@ -41,7 +41,7 @@
 
   Object.assign(window.dash_clientside.bench, {
     pointed: function () {
-      const params = new URLSearchParams(window.location.search);
+      const params = new URLSearchParams(window.location.search), before = params.toString();
       if (!hint()) return dash_clientside.no_update;
       for (const { prop_id: id, value } of dash_clientside.callback_context.triggered) {
         const cut = id.lastIndexOf(".");
@@ -58,8 +58,7 @@
           });
         }
       }
-      const before = new URLSearchParams(window.location.search);
-      if (params.toString() === before.toString()) return dash_clientside.no_update;
+      if (params.toString() === before) return dash_clientside.no_update;
       return params.size ? "?" + params : "";
     },
   });

@@ -29,10 +29,10 @@ from dashboard.components import (
     section,
 )
 from dashboard.context import Context
-from dashboard.footprints import Footprint, footprints, one_line, reach, rest_line, rounded
+from dashboard.footprints import Footprint, footprints, one_line, predicted, reach_of, rounded
 from dashboard.inputs import segmented, select
 from dashboard.rows import RunLine
-from reports.figures import MemoryPoint, memory
+from reports.figures import memory
 
 PATH = "/memory"
 TITLE = "Memory"
@@ -92,8 +92,8 @@ def layout(context: Context, state: State) -> Component:
             context, "info",
             context.say(
                 "What a peak has beyond weights and cache is activations, the allocator and what loading needed. It is "
-                "not counted but drawn as the straight line through three measured peaks or more. No timeline of the "
-                "allocator lies in this store: runs do not record one."
+                "not counted but drawn as the straight line through three measured peaks or more; fewer are drawn as "
+                "they are. No timeline of the allocator lies in this store: runs do not record one."
             ),
         ),
         _variants_part(context, state, run, chosen, limit),
@@ -102,13 +102,7 @@ def layout(context: Context, state: State) -> Component:
 
 def _figure(context: Context, state: State, shown: Sequence[Footprint], limit: float | None) -> Component:
     """Parts and peaks; only where every part was recorded, since a part that is not known is not nothing."""
-    parts = [(found, found.weights, found.cache) for found in shown]
-    fit = rest_line(shown)
-    points = [
-        MemoryPoint(found.x, weights, cache, max(fit.intercept + fit.slope * found.x, 0.0) if fit else 0.0, found.peak)
-        for found, weights, cache in parts
-        if weights is not None and cache is not None
-    ]
+    points = predicted(shown)
     if not points:
         what = context.say("This run did not record the size of these weights or caches: there is nothing to stack.")
         return empty(context, what, context.command("run kv_cache"))
@@ -140,7 +134,7 @@ def sentence(context: Context, state: State, shown: Sequence[Footprint], limit: 
         name=last.name, peak=peak, weights=choices.amount(last.weights, "bytes"),
         cache=choices.amount(last.cache, "bytes"), rest=choices.amount(last.rest, "bytes"),
     )  # fmt: skip
-    far = reach(shown, limit) if state.along == "context" else None
+    far = reach_of(shown, limit) if state.along == "context" else None
     if far is None:
         return text
     further = context.say(
@@ -169,7 +163,7 @@ def _variants_part(
     for variant in choices.distinct(found.variant for found in chosen):
         line = one_line([found for found in chosen if found.variant == variant])
         last = line[-1]
-        far = reach(line, limit) if state.along == "context" else None
+        far = reach_of(line, limit) if state.along == "context" else None
         rows.append([
             variant,
             f"{last.x:,}",

@@ -9,7 +9,7 @@ dicts without a browser.
 """
 
 from reports.figures.base import Figure, assemble, empty
-from reports.figures.capacity import MemoryPoint, memory
+from reports.figures.capacity import MemoryPoint, memory, reach
 from reports.figures.effects import Effect, Pair, Value, bars, forest
 from reports.figures.grid import Cell, heat
 from reports.figures.history import Along, Change, Mark, TrendPoint, trend
@@ -62,6 +62,7 @@ __all__ = [
     "number",
     "pareto",
     "ratio_text",
+    "reach",
     "read_at",
     "roof_of",
     "roofline",

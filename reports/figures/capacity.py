@@ -209,18 +209,18 @@ def _memory_sentence(points: Sequence[MemoryPoint], x_label: str, limit: float |
             residual=_residual(worst),
             x=f"{worst.x:,.6g}",
         )
-    reach = _reach(points, limit)
-    if limit is not None and reach is not None:
+    met_at = reach(points, limit)
+    if limit is not None and met_at is not None:
         met = say(
             language,
             "By the prediction the limit of {limit} is reached at {x}.",
             limit=number(limit, "bytes"),
-            x=f"{reach:,.0f}",
+            x=f"{float(f'{met_at:.3g}'):,.0f}",  # a prediction is known no better
         )
     return told(language, text, residual, met)
 
 
-def _reach(points: Sequence[MemoryPoint], limit: float | None) -> float | None:
+def reach(points: Sequence[MemoryPoint], limit: float | None) -> float | None:
     """The x at which the prediction meets the limit, carried on along its last two points; None where it never does."""
     if limit is None or len(points) < 2:
         return None

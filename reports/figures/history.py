@@ -37,7 +37,7 @@ from reports.language import Language, say
 
 Along: TypeAlias = Literal["commit", "time"]
 _TICKS = 5
-_REACH = 0.8  # of the way to the next point: how far a level goes beyond its last one
+_REACH = 0.4  # of the distance of neighbours in order: how far a level goes beyond its last point
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,8 +290,8 @@ def _pieces(
     for start, end in itertools.pairwise(edges):
         inside = known(values[start:end])
         if inside:
-            left = places[start] + _REACH * (_between(places, start) - places[start])
-            right = places[end - 1] + _REACH * (_between(places, end) - places[end - 1])
+            left = max(places[start] - _REACH, _between(places, start))
+            right = min(places[end - 1] + _REACH, _between(places, end))
             found.append((left, right, median(inside)))
     return found
 
