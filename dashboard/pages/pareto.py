@@ -43,7 +43,7 @@ STEPS = 100  # of the slider
 class State:
     """`x`, `y`: metrics; `workload`: its kind; `variants`: those drawn (none: the page's choice).
 
-    `at`: the x at which curves are read, 0 for the page's choice; `against`: the variant that readings are relative to.
+    `at`: the x at which curves are read, 0 for one where most can be; `against`: the variant they are compared with.
     """
 
     filter: str = ""
@@ -168,8 +168,11 @@ def _reading_part(context: Context, state: State, found: TradeOff) -> Child:
     if not swept or min(places) == max(places):
         return None
     low, high = min(places), max(places)
-    first = sorted(point.x for point in swept[0].points)
-    place = min(max(state.at or first[len(first) // 2], low), high)
+
+    def readable(x: float) -> int:
+        return sum(read_at(curve, x) is not None for curve in swept)
+
+    place = min(max(state.at or max(sorted(places), key=readable), low), high)
     where = number(place, x.unit)
     names = [(curve.name, curve.name) for curve in swept]
     against = state.against if (state.against, state.against) in names else swept[0].name

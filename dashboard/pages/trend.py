@@ -96,8 +96,8 @@ def layout(context: Context, state: State) -> Component:
         bar,
         *(notice(context, "warning", problem) for problem in problems[:5]),
         changes_part(context, changes),
-        _pointing(context, state) if pictured else None,
         *(_figure(context, state, history, changes, remarks) for history in pictured[(part - 1) * DRAWN :][:DRAWN]),
+        _pointing(context, state) if pictured else None,
         _turning(context, state, part, parts),
         _series_part(context, histories, changes, len(chosen) - len(histories)),
         remarks_part(context, remarks),
@@ -155,10 +155,13 @@ def register(app: Dash, source: Source) -> None:
 
 
 def _pointing(context: Context, state: State) -> Component:
-    """What the figures answer to, which words tell that a point is marked, and the way back from a stretch."""
+    """What the figures answer to, which words tell that a point is marked, and the way back from a stretch.
+
+    It stays at the lower edge of the window while figures are in sight.
+    """
     words = context.say(
-        "Click two runs in a figure to compare them; draw a box over some to see only these. In the table of a figure "
-        "each run leads to its comparison with the one before."
+        "Click two runs to compare them, or draw a box to see only some. In the table of a figure each run leads to "
+        "its comparison with the one before."
     )
     marks = data(
         words=words,
@@ -169,7 +172,7 @@ def _pointing(context: Context, state: State) -> Component:
     parts: list[Child] = [html.Span(words, id="trend-hint", role="status", className="muted", **marks)]
     if state.first and state.last:
         parts += [" ", _at(context, state, context.say("Show all runs"), first="", last="")]
-    return html.Div(parts)
+    return html.Div(parts, className="pointing")
 
 
 def _at(context: Context, state: State, text: str, **changes: Any) -> Component:

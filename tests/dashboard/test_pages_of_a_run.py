@@ -74,14 +74,14 @@ def test_curves_are_read_at_a_point_and_compared_with_the_baseline(store: Store)
     assert values["norm=fused"] == ["–", "–"]
 
 
-def test_without_a_place_the_curves_are_read_where_the_reference_is_at_home(store: Store) -> None:
+def test_without_a_place_the_curves_are_read_where_most_can_be(store: Store) -> None:
     batches(store)
     context = context_of(store)
     page = pareto.layout(context, pareto.State())
-    assert "Read at tpot = 11 ms, on straight lines between points" in shown(page)
+    assert "Read at tpot = 10 ms, on straight lines between points" in shown(page)
     scale = control(page, "at")
-    assert (scale.min, scale.max, scale.value) == pytest.approx((0.008, 0.0195, 0.011))
-    assert {row[0]: row[1] for row in tables(page)[0][1:]}["reference"] == "182 tok/s"
+    assert (scale.min, scale.max, scale.value) == pytest.approx((0.008, 0.0195, 0.010))
+    assert {row[0]: row[1] for row in tables(page)[0][1:]}["reference"] == "100 tok/s"
     for place in (-1.0, 1e9, 1e-9):  # beyond the scale: its end
         assert control(pareto.layout(context, pareto.State(at=place)), "at").value in (scale.min, scale.max)
     other = pareto.layout(context, pareto.State(against="nobody"))

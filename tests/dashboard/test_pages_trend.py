@@ -189,4 +189,6 @@ def test_the_runs_that_the_filter_names_are_the_history(tmp_path: Path) -> None:
 
 def test_the_page_says_how_two_runs_are_compared(tmp_path: Path) -> None:
     history(tmp_path)
-    assert "Click two runs in a figure to compare them" in shown(trend.layout(context_of(tmp_path), trend.State()))
+    assert "Click two runs to compare them, or draw a box to see only some." in shown(
+        trend.layout(context_of(tmp_path), trend.State())
+    )
