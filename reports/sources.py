@@ -179,7 +179,7 @@ def environment_section(runs: Sequence[RunRow], language: Language, *, place: st
         for name in (
             say(language, "run"),
             say(language, "suite"),
-            say(language, "measured"),
+            say(language, "measured at"),
             say(language, "status"),
             say(language, "commit"),
             say(language, "machine and versions"),

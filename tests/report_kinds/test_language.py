@@ -66,6 +66,15 @@ def test_every_entry_is_used() -> None:
     assert not any(idle.values()), f"nobody says these: {idle}"
 
 
+def test_a_text_has_one_chinese_in_all_files() -> None:
+    """A word with two meanings needs two English texts: the files are merged, and one would win."""
+    found: dict[str, set[str]] = {}
+    for path in sorted((LOCALE / "zh").glob("*.json")):
+        for english, chinese in json.loads(path.read_text(encoding="utf-8")).items():
+            found.setdefault(english, set()).add(chinese)
+    assert not {english: texts for english, texts in found.items() if len(texts) > 1}
+
+
 def _fields(template: str) -> list[str]:
     return sorted(f"{name}:{spec}" for _, name, spec, _ in string.Formatter().parse(template) if name is not None)
 
