@@ -3,8 +3,6 @@
 (function () {
   "use strict";
 
-  let marked = null;
-
   const hint = () => document.getElementById("trend-hint");
 
   function compared(one, other) {
@@ -20,15 +18,12 @@
     window.dispatchEvent(new CustomEvent("_dashprivate_pushstate"));
   }
 
+  /* The first click marks a run, the second compares the two; the same run again takes the mark away. */
   function clicked(run) {
-    const first = marked;
-    marked = first === run ? null : run;
-    if (first && marked) {
-      marked = null;
-      follow(compared(first, run));
-    } else {
-      hint().textContent = marked ? hint().dataset.marked.replace("{run}", marked) : hint().dataset.words;
-    }
+    const told = hint().dataset, first = told.run || "";
+    told.run = first ? "" : run;
+    hint().textContent = told.run ? told.marked.replace("{run}", run) : told.words;
+    if (first && first !== run) follow(compared(first, run));
   }
 
   /* The first and the last run between two places of a figure's horizontal axis; none where there are not two. */

@@ -42,6 +42,7 @@ from dashboard.drawer import samples_drawer
 from dashboard.side_parts import grammar, header, sides_row, way_in
 from harness.compare import Comparison, Measured
 from harness.core import UsageError, VerdictName
+from harness.gate_rules import declared_limit
 from harness.registry import SUITES
 from harness.schema import RunRow
 from harness.tables import comparison_table, render
@@ -56,7 +57,6 @@ EXPORTS = ("md", "csv", "json")
 MAX_TABLE = 300
 MAX_OFFERED = 60
 FILTERS: tuple[VerdictName, ...] = ("regressed", "improved", "inconclusive", "invalid", "equivalent")
-FAILING_CHANGE = 0.03  # a gate's limit where it names none
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +257,7 @@ def _limit(run: RunRow, rows: Sequence[Comparison]) -> float | None:
     gates = [gate for gate in suite.gates if gate.kind == "statistical"] if suite else []
     if not gates or len(directions) != 1:
         return None
-    change = gates[0].limit if gates[0].limit is not None else FAILING_CHANGE
+    change = declared_limit(gates[0])
     return 1 - change if directions == {"higher"} else 1 + change
 
 
