@@ -1,6 +1,6 @@
 """Comparisons of what the store holds: B against A with an interval, a verdict, and the quality beside it. Torch-free.
 
-    rows = compare_within(store, store.find_run("latest"))        # every variant against its reference, paired by block
+    rows = compare_within(measured_cases(store, run_id))          # every variant against its reference, paired by block
     rows = compare_pairs([(measured_cases(store, a)[0], measured_cases(store, b)[0])], metrics=["tps"])  # of two runs
 
 Within a run, and between the runs of one session, the arms shared their blocks, so differences are paired and drift
@@ -21,7 +21,6 @@ import numpy as np
 
 from harness.core import SOLO_BLOCK, Better, VerdictName, Workload
 from harness.registry import METRICS, WORKLOADS, Metric, workload_label
-from harness.schema import RunRow
 from harness.stats import (
     Estimate,
     Values,
@@ -275,14 +274,13 @@ def _pairs_within(cases: Sequence[Measured]) -> list[tuple[Measured, Measured]]:
 
 
 def compare_within(
-    store: Store,
-    run: RunRow,
+    cases: Sequence[Measured],
     *,
     metrics: Iterable[str] | None = None,
     margin: float | MarginOf = DEFAULT_MARGIN,
 ) -> list[Comparison]:
     """Every case of a run against its reference, one comparison per metric (all metrics unless named)."""
-    return compare_pairs(_pairs_within(measured_cases(store, run.run_id)), metrics=metrics, margin=margin)
+    return compare_pairs(_pairs_within(cases), metrics=metrics, margin=margin)
 
 
 def compare_pairs(

@@ -243,7 +243,7 @@ def run_view(store: Store, run: str | RunRow, *, margin: float | None = None) ->
     policy = margin if margin is not None else (suite.margin if suite else DEFAULT_MARGIN)
     noise = load_noise(store, row.fingerprint)
     cases = measured_cases(store, row.run_id)
-    comparisons = compare_within(store, row, margin=calibrated_margin(store, row, policy))
+    comparisons = compare_within(cases, margin=calibrated_margin(store, row, policy))
     headline = [c for c in comparisons if c.metric in (c.candidate.headline, "status")]
     records = {record["case_id"]: record for record in run_table(cases, comparisons, "", []).records}
     quality, versus = _quality_by_case(cases), {c.candidate.case_id: c for c in headline}

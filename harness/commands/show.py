@@ -36,7 +36,7 @@ def print_run(store: Store, run: RunRow, arguments: argparse.Namespace, *, margi
     used = margin if margin is not None else (suite.margin if suite else DEFAULT_MARGIN)
     margin_of = calibrated_margin(store, run, used)
     cases = measured_cases(store, run.run_id)
-    comparisons = compare_within(store, run, margin=margin_of)
+    comparisons = compare_within(cases, margin=margin_of)
     name_problems(store)
     notes = [
         f"ratio: variant over reference, 95% interval over blocks; a verdict needs the interval beyond ±{used:.1%}",

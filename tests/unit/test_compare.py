@@ -33,7 +33,7 @@ def arm(variant: str = "reference", factor: float = 1.0, **changes: Any) -> Arm:
 
 
 def within(store: Store, *arms: Arm, **options: Any) -> list[Comparison]:
-    return compare_within(store, store_run(store, *arms), **options)
+    return compare_within(measured_cases(store, store_run(store, *arms).run_id), **options)
 
 
 def one(store: Store, *arms: Arm, **options: Any) -> Comparison:
@@ -87,7 +87,7 @@ def test_the_better_direction_is_the_metrics(store: Store, metric: str, factor: 
 
 def test_the_margin_is_the_users(store: Store) -> None:
     run = store_run(store, arm(), arm("kv=prealloc", 1.2))
-    assert [c.verdict for c in compare_within(store, run, margin=0.3)] == ["equivalent"]
+    assert [c.verdict for c in compare_within(measured_cases(store, run.run_id), margin=0.3)] == ["equivalent"]
 
 
 def test_noise_makes_a_comparison_inconclusive_and_says_what_would_decide(store: Store) -> None:
@@ -123,8 +123,8 @@ def test_every_arm_is_compared_with_the_first_of_its_place(store: Store) -> None
 def test_only_the_metrics_asked_for_are_compared(store: Store) -> None:
     both = {"tps": FOUR, "step_time": FOUR}
     run = store_run(store, arm(timed=both), arm("kv=prealloc", timed=both))
-    assert {c.metric for c in compare_within(store, run)} == {"tps", "step_time"}
-    assert {c.metric for c in compare_within(store, run, metrics=["tps"])} == {"tps"}
+    assert {c.metric for c in compare_within(measured_cases(store, run.run_id))} == {"tps", "step_time"}
+    assert {c.metric for c in compare_within(measured_cases(store, run.run_id), metrics=["tps"])} == {"tps"}
 
 
 # --- what is invalid ---

@@ -46,7 +46,8 @@ def store(tmp_path: Path) -> Store:
 
 def table_of(store: Store, *arms: Arm) -> Table:
     run = store_run(store, *arms)
-    return run_table(measured_cases(store, run.run_id), compare_within(store, run), "lab", ["a note"])
+    cases = measured_cases(store, run.run_id)
+    return run_table(cases, compare_within(cases), "lab", ["a note"])
 
 
 def bodies(table: Table) -> list[dict[str, str]]:
@@ -239,7 +240,7 @@ def test_terminal_markup_in_a_name_is_text() -> None:
 
 def test_all_formats_tell_the_same_comparisons(store: Store) -> None:
     run = store_run(store, *ARMS)
-    found = compare_within(store, run)
+    found = compare_within(measured_cases(store, run.run_id))
     table = comparison_table(found, "t", [])
     assert len(table.rows) == len(table.records) == len(found) == 3 + 1 + 1 + 3
     records = json.loads(render(table, "json"))
