@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from statistics import median
 from typing import Literal, TypeAlias
 
@@ -198,7 +198,8 @@ def _ticks(points: Sequence[TrendPoint], places: Sequence[float], first: int, la
             "tickvals": [places[number] for number in chosen],
             "ticktext": [safe(points[number].label, length=9) for number in chosen],
         }
-    form = "%Y-%m-%d" if end - start > timedelta(days=_TICKS) else "%m-%d %H:%M"
+    span = (end - start).days
+    form = "%m-%d %H:%M" if span < _TICKS else "%m-%d" if span < 300 else "%Y-%m"
     return {
         "tickvals": [places[first] + share * (places[last] - places[first]) for share in shares],
         "ticktext": [(start + share * (end - start)).strftime(form) for share in shares],

@@ -100,7 +100,7 @@ def test_along_time_runs_stand_where_they_were_measured() -> None:
     assert figure["layout"]["shapes"][-1]["x0"] == pytest.approx(1.35)
     axis = figure["layout"]["xaxis"]
     assert axis["tickvals"] == [0, 0.75, 1.5, 2.25, 3]
-    assert axis["ticktext"][0::4] == ["2026-11-01", "2026-11-11"]
+    assert axis["ticktext"][0::4] == ["11-01", "11-11"]
     assert trace(trend(points, title="tps", unit="tokens/s"), "median")["x"] == [0, 1, 2, 3]
 
 
