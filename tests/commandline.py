@@ -34,8 +34,12 @@ def command(*words: str, store: Path) -> list[str]:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """This environment with a temporary folder of its own: the lock of the machine lies there."""
-    return {**os.environ, "TMPDIR": str(folder), "COLUMNS": "150"}
+    """This environment with a temporary folder of its own: the lock of the machine lies there.
+
+    Without pytest-xdist's variables: pytest-benchmark takes a child with them for one of its workers.
+    """
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    return {**inherited, "TMPDIR": str(folder), "COLUMNS": "150"}
 
 
 def start(words: Sequence[str], folder: Path) -> subprocess.Popen[str]:
