@@ -15,8 +15,8 @@ TORCH       ?= torch==2.13.0
 ARGS        ?=
 PYTEST_ARGS ?= -m "not slow"
 
-# Tests that measure, start servers or compute with all cores: one after the other.
-ALONE := tests/e2e tests/engines suites
+# Tests that drive a browser or judge what they measured for real: one after the other.
+ALONE := tests/browser tests/e2e/test_declarations.py
 
 # What the recipes below call.
 PY      := .venv/bin/python
