@@ -75,6 +75,7 @@ def _layout(source: Source) -> Component:
     held = [
         dcc.Location(id="url", refresh=False),
         dcc.Store(id="asked"),
+        dcc.Store(id="language"),
         dcc.Store(id="generation", data=source.generation()),
         dcc.Store(id="now"),
         dcc.Store(id="shown"),
@@ -111,22 +112,28 @@ def _register_on_server(app: Dash, source: Source, pages: tuple[shell.Page, ...]
     @app.callback(
         Output("generation", "data"),
         Output("stamp", "children"),
+        Output("stamp", "lang"),
         Output("running", "children"),
         Output("pulse", "interval"),
         Input("seen-pulse", "data"),
+        Input("language", "data"),
         State("url", "search"),
         State("generation", "data"),
         State("pulse", "interval"),
+        State("stamp", "lang"),
     )
-    def look(seen: int | None, search: str, before: str, interval: int) -> tuple[Any, ...]:
+    def look(
+        seen: int | None, language: str, search: str, before: str, interval: int, spoken: str | None
+    ) -> tuple[Any, ...]:
         generation = source.generation()
-        if seen is not None and generation == before and interval == QUIET_MS:
+        if seen is not None and generation == before and interval == QUIET_MS and language == spoken:
             raise PreventUpdate
         stamp = source.stamp()
         running = stamp.running if stamp else ()
         return (
             no_update if generation == before else generation,
             shell.stamp_text(search or "", stamp),
+            language,
             shell.progress(search or "", running),
             BUSY_MS if running else QUIET_MS,
         )

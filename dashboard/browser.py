@@ -38,6 +38,7 @@ def register_in_browser(app: Dash) -> None:
         Input("url", "search"),
         State("asked", "data"),
     )
+    in_browser(app, "language", Output("language", "data"), Input("url", "search"), State("language", "data"))
     in_browser(app, "scheme", Output("provider", "forceColorScheme"), Output("shown", "data"), Input("url", "search"))
     in_browser(
         app,

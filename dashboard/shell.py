@@ -285,7 +285,7 @@ def _store_messages(context: Context, stamp: Stamp) -> list[Component]:
     """What holds for every page: made-up data, files that could not be read."""
     found = []
     if stamp.synthetic:
-        words = context.say("This store is synthetic: made up by `harness sample-store`, nothing in it was measured.")
+        words = context.say("This store is synthetic: made up by harness sample-store, nothing in it was measured.")
         found.append(notice(context, "warning", words))
     if stamp.problems:
         lines: list[Component] = [

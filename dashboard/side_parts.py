@@ -109,7 +109,7 @@ def header(context: Context, found: Compared) -> Component:
         Column(context.say("Machine")),
         Column(context.say("Repeat")),
     ]
-    sides = data_table(context, heads, rows, caption=words or context.say("The two sides"))
+    sides = data_table(context, heads, rows, caption=words or context.say("The two sides"), name="sides")
     return html.Div([sides, _differences(context, found)])
 
 

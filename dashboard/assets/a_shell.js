@@ -152,6 +152,12 @@
         return address === before ? dash_clientside.no_update : address;
       },
 
+      /* Of the texts above the page, which are not drawn again with it. */
+      language: function (search, before) {
+        const named = new URLSearchParams(search).get("lang") === "zh" ? "zh" : "en";
+        return named === before ? dash_clientside.no_update : named;
+      },
+
       scheme: function (search) {
         const shown = wanted(search);
         colours = chosen(search);

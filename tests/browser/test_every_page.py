@@ -44,7 +44,7 @@ PLACES = (
     Place("memory", "/memory?machine={machine}", "Memory", r"MiB at its peak: weights", figures=1),
     Place("coverage", "/matrix", "Coverage", r"\d+ combinations: \d+ measured"),
     Place("noise", "/noise", "Noise", r"\d"),
-    Place("roofline", "/roofline?machine={machine}", "Roofline", r"\w+"),
+    Place("roofline", "/roofline?machine={machine}", "Roofline", r"\w+", figures=1),
     Place("profile", "/profile?run={candidate}&case={case}&against={other_case}", "Profile", r"% of", figures=2),
     Place("case", "/case?case={case}&machine={machine}", "Case", r"^tps .* in run", figures=2),
     Place("cases", "/case?filter=suite=gate", "Case", r"^\d+ cases in the newest run"),
@@ -86,6 +86,8 @@ def _check(visitor: Visitor, place: Place, language: Language) -> None:
     else:
         assert CHINESE.search(visitor.sentence()), f"not in Chinese: {visitor.sentence()}"
         assert CHINESE.search(visitor.page.locator("#nav").inner_text())
+    expect(visitor.page.locator("#stamp")).to_contain_text({"en": "complete as of", "zh": "数据截至"}[language])
+    expect(visitor.page.locator("#running")).to_contain_text({"en": "is running since", "zh": "起运行中"}[language])
     text = visitor.text()
     assert not UNFIT.search(text), UNFIT.findall(text)
     assert re.search({"en": "store is synthetic", "zh": "合成"}[language], text)

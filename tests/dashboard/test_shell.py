@@ -124,12 +124,22 @@ def test_while_a_run_goes_on_the_store_is_looked_at_more_often(tmp_path: Path) -
     writer = store.begin(RunRow(suite="lab"))
     app = build_app(tmp_path / "s")
     client = app.server.test_client()
-    assert ask(client, app, "running.children", [1, "", "", QUIET_MS])["pulse"]["interval"] == BUSY_MS
+    assert ask(client, app, "running.children", [1, "en", "", "", QUIET_MS, "en"])["pulse"]["interval"] == BUSY_MS
     writer.finish("finished")
-    answer = ask(client, app, "running.children", [2, "", "", BUSY_MS])
+    answer = ask(client, app, "running.children", [2, "en", "", "", BUSY_MS, "en"])
     assert answer["pulse"]["interval"] == QUIET_MS
     assert answer["running"]["children"] == []
     assert answer["stamp"]["children"].startswith("1 runs, complete as of ")
+
+
+def test_the_words_above_the_page_change_with_its_language() -> None:
+    app = build_app(REFERENCE)
+    client, now = app.server.test_client(), Source(REFERENCE).generation()
+    asked = [1, "zh", "?lang=zh", now, QUIET_MS, "en"]
+    stamp = ask(client, app, "running.children", asked)["stamp"]
+    assert "次运行" in stamp["children"] and stamp["lang"] == "zh"
+    with pytest.raises(AssertionError, match="204"):
+        ask(client, app, "running.children", [*asked[:-1], "zh"])
 
 
 def test_a_mistake_of_ours_is_a_message_on_the_page_and_a_traceback_in_the_terminal(
