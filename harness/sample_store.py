@@ -201,7 +201,7 @@ def _run(
         cuda="13.0" if device == "cuda" else "",
         driver="590.1" if device == "cuda" else "",
         packages=json.dumps({"torch": torch, "numpy": "2.4.6"}),
-        fingerprint=f"{machine.machine_id}-torch{torch}",
+        fingerprint=_fingerprint(machine, torch),
         plan=json.dumps({"suite": suite, "device": device, "blocks": plans[machine.machine_id, suite].sampling.blocks}),
         session=f"synthetic-session-{number - side}" if side is not None else "",
         side=("baseline", "candidate")[side] if side is not None else "",
@@ -251,10 +251,14 @@ def _write_names(store: Store, runs: list[RunRow], seed: int) -> None:
     write_file(store.path / BASELINES, pa.py_buffer(json.dumps(document, indent=2).encode() + b"\n"))
 
 
+def _fingerprint(machine: Machine, torch: str) -> str:
+    return hashlib.sha256(f"{machine.machine_id} {torch}".encode()).hexdigest()[:16]
+
+
 def _calibrate(store: Store) -> None:
     """Peaks of every machine, noise floors of all but the last; those of the second are more than a month old."""
     for number, machine in enumerate(MACHINES):
-        fingerprint = f"{machine.machine_id}-torch2.13.0"
+        fingerprint = _fingerprint(machine, "2.13.0")
         store.save_calibration(fingerprint, list(_peaks(machine)))
         if number < len(MACHINES) - 1:
             when = _LAST - timedelta(days=2 + 45 * number)
@@ -270,7 +274,7 @@ def _peaks(machine: Machine) -> Iterator[PeakRow]:
 
 
 def _floor(machine: Machine, kind: str, model: str, when: datetime) -> Floor:
-    sd = 1.4 * machine.block_noise
+    sd = machine.block_noise * (1.0 + 0.2 * list(SHAPES).index(model)) * (1.4 if kind == "decode" else 1.1)
     floors = {blocks: Bound(sd / blocks**0.5, sd / blocks**0.5 * 0.8, sd / blocks**0.5 * 1.3) for blocks in (4, 8, 16)}
     power = {effect: Rate(round(40 * min(1.0, effect / (3 * sd))), 40) for effect in (0.01, 0.02, 0.03, 0.05)}
     metric = "tps" if kind == "decode" else "ttft"

@@ -140,12 +140,22 @@ def _drawable(line: ScalingLine) -> list[tuple[float, float, float | None, float
     )
 
 
+def _reach(traces: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """The lowest and the highest of points and whiskers."""
+    heights: list[float] = []
+    for trace in traces:
+        bars, values = trace.get("error_y", {}), trace["y"]
+        for sign, side in ((1.0, "array"), (-1.0, "arrayminus")):
+            lengths = bars.get(side) or [0.0] * len(values)
+            heights += known([None if y is None else y + sign * w for y, w in zip(values, lengths, strict=True)])
+    return min(heights), max(heights)
+
+
 def _lines_layout(
     ends: Mapping[str, tuple[float, float]], traces: Sequence[Mapping[str, Any]], *, heading: str, x_label: str
 ) -> Figure:
     """Names at the ends of the lines where they are short, else in a legend; the vertical axis starts at 0 if near."""
-    heights = known([value for trace in traces for value in trace["y"]])
-    low, high = min(heights), max(heights)
+    low, high = _reach(traces)
     room = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
     bottom = 0.0 if 0 <= low <= 0.6 * high else low - room
     names = named_ends(ends, span=(bottom, high)) if len(ends) > 1 else []

@@ -156,6 +156,12 @@ def test_a_level_line_is_fitted_exactly() -> None:
     assert fit is not None and (fit.slope, fit.intercept, fit.r2) == (0, 5, 1)
 
 
+def test_whiskers_stay_inside_the_picture() -> None:
+    line = ScalingLine("a", ((1.0, 10.0, 2.0, 11.0), (2.0, 60.0, 43.0, 75.0)))
+    low, high = scaling([line], x_label="x", y_label="y", unit="%")["layout"]["yaxis"]["range"]
+    assert low <= 2.0 and high >= 75.0
+
+
 def test_scaling_shows_points_with_the_line_and_tells_the_fit() -> None:
     xs, ys = (128.0, 512.0, 2048.0), (0.0103, 0.0111, 0.0147)
     line = ScalingLine("ref", [(x, y, y * 0.99, None) for x, y in zip(xs, ys, strict=True)], fit_line(xs, ys))
