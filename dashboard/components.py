@@ -25,6 +25,7 @@ from dashboard.attributes import aria, data
 from dashboard.context import Context
 from dashboard.inputs import multi, segmented, select, slider, switch, text_box
 from harness.core import VerdictName
+from harness.registry import KL_RESOLUTION
 from harness.tables import GLYPHS
 from reports.language import verdict_word
 from reports.wording import signed_percent
@@ -234,7 +235,7 @@ def quality(
     elif after is not None:
         parts.append(f"PPL {after:.2f}")
     if kl is not None:
-        parts.append("KL 0" if abs(kl) < 1e-9 else f"KL {kl:.2g}")
+        parts.append("KL 0" if abs(kl) < KL_RESOLUTION else f"KL {kl:.2g}")
     if top1 is not None:
         parts.append(f"top-1 {top1:.1%}")
     if not parts:

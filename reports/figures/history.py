@@ -36,7 +36,7 @@ from reports.figures.numbers import Scale, better_text, change_text, headed, mea
 from reports.language import Language, say
 
 Along: TypeAlias = Literal["commit", "time"]
-_TICKS = 5
+_TICKS = 4
 _REACH = 0.4  # of the distance of neighbours in order: how far a level goes beyond its last point
 
 

@@ -99,15 +99,15 @@ def test_along_time_runs_stand_where_they_were_measured() -> None:
     assert trace(figure, "median")["x"] == pytest.approx([0, 0.3, 2.4, 3])
     assert figure["layout"]["shapes"][-1]["x0"] == pytest.approx(1.35)
     axis = figure["layout"]["xaxis"]
-    assert axis["tickvals"] == [0, 0.75, 1.5, 2.25, 3]
-    assert axis["ticktext"][0::4] == ["11-01", "11-11"]
+    assert axis["tickvals"] == pytest.approx([0, 1, 2, 3])
+    assert axis["ticktext"][0::3] == ["11-01", "11-11"]
     assert trace(trend(points, title="tps", unit="tokens/s"), "median")["x"] == [0, 1, 2, 3]
 
 
 def test_a_window_shows_some_runs_at_their_own_scale() -> None:
     layout = trend(trend_points(60), title="tps", unit="tokens/s", window=(10, 14))["layout"]
     assert layout["xaxis"]["range"] == [9.5, 14.5]
-    assert layout["xaxis"]["tickvals"] == [10, 11, 12, 13, 14]
+    assert layout["xaxis"]["tickvals"] == [10, 11, 13, 14]
     assert len(layout["meta"]["rows"]) == 60
 
 
