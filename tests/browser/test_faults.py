@@ -190,7 +190,8 @@ def test_a_token_opens_the_door_once_and_leaves_the_address(known: Known, open_t
         visitor = open_tab(address)
         answer = visitor.page.goto(address + "/runs")
         assert answer is not None and answer.status == 401 and "token" in visitor.page.inner_text("body")
-        visitor.faults.clear()  # that refusal was asked for
         visitor.load(f"/runs?token={token}")
         assert "token" not in visitor.page.url and visitor.grid("suite")
         visitor.page.close()
+        # That refusal was asked for; the console tells of it when it likes.
+        visitor.faults[:] = [fault for fault in visitor.faults if "401" not in fault]
