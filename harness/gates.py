@@ -129,7 +129,8 @@ def confirmed(rows: Sequence[GateRow], again: Sequence[GateRow], *, alpha: float
     It stays red only if it is red again, and if among so many rows that is no chance: an unchanged row is red with
     probability p twice over with p squared, so the square of the larger p-value is a p-value of both measurements
     together, and Holm (1979) corrects it over all statistical rows. `alpha` is the chance that any unchanged row fails.
-    One whose second measurement is missing or unfit is inconclusive.
+    One whose second measurement is missing or unfit is inconclusive, and so is one that passes only a limit wider than
+    the declared one: too few blocks to take the first measurement back.
     """
     second = {(row.case.case_id, row.metric): row for row in again}
     found = []
@@ -144,6 +145,9 @@ def confirmed(rows: Sequence[GateRow], again: Sequence[GateRow], *, alpha: float
             found.append(replace(row, decision="inconclusive", reason=f"red, but not confirmed: {why}", first=row))
         elif repeat.decision == "regressed":
             found.append(replace(repeat, first=row))
+        elif repeat.decision == "passed" and repeat.limit_source != "policy":
+            why = f"on fresh blocks {repeat.reason}, which does not exclude the declared limit"
+            found.append(replace(repeat, decision="inconclusive", reason=f"red at first; {why}", first=row))
         else:
             found.append(replace(repeat, reason=f"{repeat.reason}; was red at first, not on fresh blocks", first=row))
     both = [_joint(row) if _twice(row) else math.nan if row.p_value is None else 1.0 for row in found]

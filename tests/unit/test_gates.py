@@ -303,6 +303,14 @@ def test_a_red_row_that_cannot_be_measured_again_is_undecided() -> None:
     assert row.decision == "inconclusive" and "not measured again" in row.reason
 
 
+def test_a_red_row_is_not_taken_back_by_few_noisy_blocks() -> None:
+    """What these exclude is more than the limit that was declared, so that they say nothing against the first."""
+    first = evaluate([TPS], [timed(0.94)])
+    (row,) = confirmed(first, evaluate([TPS], [timed(0.95, 0.15)]))
+    assert row.decision == "inconclusive" and row.first is first[0]
+    assert "red at first; on fresh blocks" in row.reason and "does not exclude the declared limit" in row.reason
+
+
 def test_a_case_that_breaks_when_measured_again_is_red() -> None:
     first = evaluate([TPS], [timed(0.9)])
     broken = compare_pairs([(case(status="ok"), case(run="new", status="oom"))], metrics=None)
