@@ -21,7 +21,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.catalog import Piece, Problem, resolve
+from harness.catalog import SUMMARY_FILE, Piece, Problem, resolve
 from harness.compaction import stored_summary, summarise_run
 from harness.core import UsageError
 from harness.schema import SCHEMAS, Damaged, RunRow, decode
@@ -77,7 +77,7 @@ class Reader:
         folders = [root / name for name in ("runs", "inbox", "calibration")]
         folders += [root / "compacted" / name for name in ("cases", "samples", "telemetry")]
         folders += [root / "inbox" / run_id for run_id in self.store.catalog.inbox_runs()]
-        folders += [root / name for name in ("summary.parquet", "baselines.json", COMMITS_FILE)]
+        folders += [root / name for name in (SUMMARY_FILE, "baselines.json", COMMITS_FILE)]
         times = [_changed(path) for path in folders]
         settled = time.time_ns() - max(times) > _SETTLED_SECONDS * 1e9
         return f"{hash(tuple(times)) & 0xFFFFFFFFFFFFFFFF:016x}", settled
@@ -122,7 +122,7 @@ class Reader:
         return pa.concat_tables(tables, promote_options="permissive")
 
     def _stored(self) -> tuple[tuple[object, ...], pa.Table, dict[str, tuple[int, int]]]:
-        path = self.store.path / "summary.parquet"
+        path = self.store.path / SUMMARY_FILE
         key = (_changed(path),)
         if self._summary is None or self._summary[0] != key:
             self.num_files_read += 1

@@ -290,7 +290,7 @@ class Search:
         """
         started = time.monotonic()
         request = self._request()
-        repeat = f"{request.command().replace(' run ', ' bisect ', 1)} --good {self.good.short} --bad {commit.short}"
+        repeat = f"{request.command('bisect')} --good {self.good.short} --bad {commit.short}"
         with checkout_worktree(self.repository, commit.sha) as folder:
             runs = measure(
                 replace(request, repeat=repeat),

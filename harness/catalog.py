@@ -26,6 +26,8 @@ from harness.core import StoreError
 from harness.schema import PART_TABLES, Damaged, Footer, TableName, concat, decode, read_footer
 
 _PART_NAME = re.compile(rf"^({'|'.join(PART_TABLES)})(?:-(\d+))?\.parquet$")
+SUMMARY_FILE = "summary.parquet"
+COPIES_FILE = "runs.parquet"  # what `harness.run_copies` writes
 COMPACTED_NAME = re.compile(r"^part-(\d+)\.parquet$")
 _NOT_OURS = "is not a file of this store"
 _NUM_RETRIES = 5
@@ -178,8 +180,7 @@ class Catalog:
 
     def note_strays(self) -> None:
         """Name Parquet files in places where the store keeps none."""
-        ours = {"summary.parquet", "runs.parquet"}
-        expected = {self.root: ours, self.root / "inbox": set(), self.root / "compacted": set()}
+        expected = {self.root: {SUMMARY_FILE, COPIES_FILE}, self.root / "inbox": set(), self.root / "compacted": set()}
         for folder, allowed in expected.items():
             for name in self.names(folder):
                 if name not in allowed:

@@ -21,7 +21,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from harness.catalog import COMPACTED_NAME, Catalog, Chosen, last_rows, make_folder, remove, resolve, write_file
+from harness.catalog import (
+    COMPACTED_NAME,
+    SUMMARY_FILE,
+    Catalog,
+    Chosen,
+    last_rows,
+    make_folder,
+    remove,
+    resolve,
+    write_file,
+)
 from harness.schema import PART_TABLES, SCHEMAS, Damaged, TableName, concat, decode, encode, read_footer
 from harness.stats import Values, noise, quantile, typical_interval
 
@@ -87,7 +97,7 @@ def compact(catalog: Catalog, *, eligible: Collection[str]) -> None:
     for run_id in eligible:
         _remove_folder(catalog.root / "inbox" / run_id)
     masks = {run_id: [f"{mask:x}" for mask in pair] for run_id, pair in held.items()}
-    write_file(catalog.root / "summary.parquet", encode(summary, "summary", {}, summarised=json.dumps(masks)))
+    write_file(catalog.root / SUMMARY_FILE, encode(summary, "summary", {}, summarised=json.dumps(masks)))
 
 
 def _groups(catalog: Catalog, table: TableName, eligible: set[str]) -> list[set[Path]]:
@@ -133,7 +143,7 @@ def summarise(catalog: Catalog) -> tuple[pa.Table, dict[str, tuple[int, int]]]:
 
 def stored_summary(catalog: Catalog) -> tuple[pa.Table, dict[str, tuple[int, int]]]:
     """What `compact` last wrote: the rows, and the parts of each run that they cover; nothing if it cannot be read."""
-    path = catalog.root / "summary.parquet"
+    path = catalog.root / SUMMARY_FILE
     try:
         table = decode(path, "summary")
         masks = json.loads(read_footer(path, "summary").metadata.get("summarised", "{}"))

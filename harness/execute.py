@@ -74,11 +74,11 @@ class Request:
         found = replace(found, sampling=sampling)
         return found.restricted(self.only) if self.only else found
 
-    def command(self) -> str:
-        """The one line that repeats the run."""
+    def command(self, verb: str = "run") -> str:
+        """The one line that repeats the run; what the flags of another measuring verb have in common with it."""
         if self.repeat:
             return self.repeat
-        words = ["python", "-m", "harness", "run", self.suite, "--device", self.device, "--seed", str(self.seed)]
+        words = ["python", "-m", "harness", verb, self.suite, "--device", self.device, "--seed", str(self.seed)]
         for axis, options in self.axes.items():
             words += ["--axis", f"{axis}={','.join(options)}"]
         for name in () if self.source is not None else self.models:

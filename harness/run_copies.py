@@ -19,10 +19,8 @@ from typing import NamedTuple, TypeAlias
 
 import pyarrow as pa
 
-from harness.catalog import Catalog, write_file
+from harness.catalog import COPIES_FILE, Catalog, write_file
 from harness.schema import SCHEMAS, Damaged, RunRow, decode, encode, read_footer, run_rows, run_table
-
-COPIES_FILE = "runs.parquet"
 
 
 class Copy(NamedTuple):

@@ -24,7 +24,7 @@ from harness import registry
 from harness.baselines import FILE_NAME as BASELINES
 from harness.baselines import Named
 from harness.calibration import Bound, Floor, NoiseCalibration, Rate, save_noise
-from harness.catalog import make_folder, write_file
+from harness.catalog import SUMMARY_FILE, make_folder, write_file
 from harness.compaction import summarise_run
 from harness.core import UsageError
 from harness.plan import Plan, make_plan
@@ -116,7 +116,7 @@ def write_sample_store(path: Path, *, samples: int = DEFAULT_SAMPLES, seed: int 
         _close(store, name, pile)
     held = {run.run_id: ["1", "1"] for run, _, _ in rows if run.status != "running"}
     summary = concat(summaries, "summary")
-    write_file(path / "summary.parquet", encode(summary, "summary", {}, summarised=json.dumps(held)))
+    write_file(path / SUMMARY_FILE, encode(summary, "summary", {}, summarised=json.dumps(held)))
     runs = [run for run, _, _ in rows]
     _write_names(store, runs, seed)
     _calibrate(store)

@@ -237,7 +237,7 @@ def _command(
     result: BisectResult, good: Commit, bad: Commit, request: Request, target: Judgement | None, effect: float
 ) -> str:
     """What repeats the decisive measurement: the found commit against the one before it, else the whole search."""
-    words = request.command().replace(" run ", " bisect ", 1)
+    words = request.command("bisect")
     start, end = good.short, bad.short
     if result.outcome == "found":
         end = result.suspects[0].short

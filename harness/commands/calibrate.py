@@ -66,7 +66,7 @@ def calibrate_noise(arguments: argparse.Namespace) -> int:
         raise UsageError("a comparison of one block has no interval: --blocks must be at least 2")
     budget = DEFAULT_BUDGET if arguments.budget is None else float(arguments.budget)
     gates = verdict_rates.gates_of(suite)
-    repeat = f"{base.command().replace(' run ', ' calibrate ', 1)} --noise --inject {shlex.quote(arguments.inject)}"
+    repeat = f"{base.command('calibrate')} --noise --inject {shlex.quote(arguments.inject)}"
     request = replace(base, suite=suite.name, axes={}, models=(), blocks=blocks, budget_seconds=budget, repeat=repeat)
     if budget > 0 and len(injected) > 1:
         with campaign.offered(suite):

@@ -37,6 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_pycollect_makemodule(module_path: Path) -> None:
     """Without the packages there is nothing to collect here, and the report says which are missing."""
+    # A skip, not a failure: whoever installed less than the dev extra can still run all other tests. CI installs them.
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         pytest.skip(f"{module_path.parent.name}: needs {', '.join(missing)} (pip install minimind-bench[dev])")
@@ -91,7 +92,7 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Known:
 def browser() -> Iterator[Browser]:
     """The machine's own Chromium; no browser is downloaded."""
     program = shutil.which("chromium")
-    if program is None:
+    if program is None:  # a system package that pip cannot bring: .ci/run installs it, and says so where it cannot
         pytest.skip("no chromium on this machine (Debian: apt-get install chromium)")
     from playwright.sync_api import expect, sync_playwright
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from harness import registry
-from harness.run_copies import COPIES_FILE
+from harness.catalog import COPIES_FILE
 from harness.schema import TableName, decode
 from harness.store import Store
 from tests.synthetic import Arm, store_run
