@@ -23,7 +23,6 @@ from dashboard.context import Context
 from dashboard.filters import Filter
 from dashboard.limits import limit_of
 from dashboard.rows import SummaryLine
-from harness.calibration import margin_for
 from harness.change_points import ChangePoint, change_points, history_noise
 from harness.core import Better, VerdictName
 from harness.stats import median
@@ -158,11 +157,14 @@ def _history(
 
 def _floor(context: Context, line: SummaryLine) -> float | None:
     """The calibrated noise floor of a case on its machine; None where none was measured for its family."""
-    kind, calibration = choices.kind_of(line.workload), context.query.calibration(line.machine_id)
-    floors = calibration.floors if calibration else ()
-    if (kind, line.model, line.metric) not in {(floor.workload, floor.model, floor.metric) for floor in floors}:
-        return None
-    return margin_for(calibration, kind, line.model, line.metric, 0.0, blocks=max(line.num_blocks, 2))[0]
+    key, calibration = (
+        (choices.kind_of(line.workload), line.model, line.metric),
+        context.query.calibration(line.machine_id),
+    )
+    found = {
+        (floor.workload, floor.model, floor.metric): floor for floor in (calibration.floors if calibration else ())
+    }
+    return found[key].margin(max(line.num_blocks, 2)) if key in found else None
 
 
 def numbered(histories: Sequence[History], remarks: Sequence[Annotation]) -> list[Numbered]:

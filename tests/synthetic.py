@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.core import Case, Sample, Status, Variant, Workload
-from harness.registry import METRICS, resolve_workload
+from harness.registry import METRICS, load_all, resolve_workload
 from harness.schema import CaseRow, RunRow
 from harness.store import Store
+
+load_all()  # whichever test comes first: cases are named by declared workloads
 
 Blocks = Mapping[int, float | Sequence[float]]
 

@@ -14,13 +14,10 @@ from harness.compare import compare_pairs, measured_cases
 from harness.core import Gate
 from harness.distributions import student_t_ppf
 from harness.gates import GateRow, evaluate, red
-from harness.registry import load_all
 from harness.run_noise import RunNoise, RunSpread
 from harness.schema import RunRow
 from harness.store import Store
 from tests.synthetic import Arm, store_run
-
-load_all()
 
 GATES = (Gate("tps"), Gate("kv_bytes", kind="exact"))
 HERE = {"fingerprint": "here", "suite": "lab"}
