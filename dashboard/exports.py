@@ -9,9 +9,10 @@ It refuses a page or form that is not offered (404) and, in words, a state that 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from flask import Flask, Response, abort, request
+from flask import Flask, Response, abort, request, send_file
 
 from dashboard import url
 from dashboard.context import Context, shell_state
@@ -19,7 +20,7 @@ from dashboard.shell import Page
 from dashboard.source import Source
 from harness.core import HarnessError
 
-_MIME = {"csv": "text/csv", "md": "text/markdown", "json": "application/json"}
+_MIME = {"csv": "text/csv", "md": "text/markdown", "json": "application/json", "txt": "text/plain"}
 
 
 def serve_exports(server: Flask, source: Source, pages: Sequence[Page]) -> None:
@@ -35,10 +36,14 @@ def serve_exports(server: Flask, source: Source, pages: Sequence[Page]) -> None:
         state: Any = url.parse(page.state_type, search, language)[0]
         try:
             query, store = source.open()
-            text = page.export(Context(query, store, language, scheme, search, page.path), state, form)
+            found = page.export(Context(query, store, language, scheme, search, page.path), state, form)
+            if isinstance(found, Path):  # sent piece by piece: a trace can be large
+                return send_file(found.resolve(), mimetype=_MIME[form], as_attachment=True, download_name=found.name)
         except HarnessError as error:
             return Response(f"{error}\n", status=400, mimetype="text/plain")
-        answer = Response(text, mimetype=_MIME[form])
+        except OSError as error:
+            return Response(f"{name}.{form} cannot be read: {error.strerror}\n", status=404, mimetype="text/plain")
+        answer = Response(found, mimetype=_MIME[form])
         answer.headers["Content-Disposition"] = f'attachment; filename="{name}.{form}"'
         return answer
 

@@ -14,6 +14,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -51,7 +52,7 @@ class Page:
     state_type: type
     layout: Callable[[Context, Any], Component]
     forms: tuple[str, ...] = ()
-    export: Callable[[Context, Any, str], str] | None = None
+    export: Callable[[Context, Any, str], str | Path] | None = None
     register: Callable[[Dash, Source], None] | None = None
 
 

@@ -9,8 +9,8 @@
         filter: str = ""                 # shell show the filters-as-text box, which writes it
 
     def layout(context: Context, state: State) -> Component: ...
-    def export(context: Context, state: State, form: str) -> str: ...   # optional, with EXPORTS = ("csv", "md"):
-                                         # served as /export<PATH>.<form>?<state>
+    def export(context: Context, state: State, form: str) -> str: ...   # optional, with EXPORTS = ("csv", "md"): a
+                                         # text or the path of a file, served as /export<PATH>.<form>?<state>
     def register(app: Dash, source: Source) -> None: ...                # optional: callbacks of its own
 
 A layout may raise UsageError (a filter that cannot be read, a run that does not exist): the shell shows its text as a

@@ -4,56 +4,58 @@
 
 Profiles lie beside the store, under artifacts/<run_id>/<case_id>.collapsed and .trace.json (dashboard.profiles). The
 harness does not write them: the page says which programs do. Only runs and cases that the store knows are looked for.
+`find` marks the frames and keeps the operations whose name holds a text. The files themselves are the exports; one that
+is not there is refused (UsageError).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dash import html
 from dash.development.base_component import Component
 
-from dashboard import choices
+from dashboard import choices, url
 from dashboard.components import Cell, Child, Column, controls, data_table, empty, figure, notice, page, section
 from dashboard.context import Context
-from dashboard.inputs import select
+from dashboard.inputs import select, text_box
 from dashboard.profile_howto import how_to_profile
 from dashboard.profiles import Kind, Stacks, Trace, Unreadable, artifact, profiled, read_collapsed, read_trace
 from dashboard.rows import CaseLine, RunLine
+from harness.core import UsageError
 from harness.tables import quantity
 from reports.figures import Frame, Span, icicle, timeline
 
 PATH = "/profile"
 TITLE = "Profile"
 ORDER = 10
+EXPORTS = ("json", "txt")
+KINDS: Mapping[str, Kind] = {"json": "trace", "txt": "collapsed"}
 OPERATIONS = 50
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """`case`, `against`: ids of cases of the run; `against` is what the stacks are compared with."""
+    """`case`, `against`: ids of cases of the run; `against` is what the stacks are compared with; `find`: in names."""
 
     filter: str = ""
     machine: str = ""
     run: str = ""
     case: str = ""
     against: str = ""
+    find: str = ""
 
 
 def layout(context: Context, state: State) -> Component:
     """The page."""
     title = context.say("Profile")
     place = choices.place_of(context, state.machine, state.filter)
-    there = profiled(context.query.path)
-    run = _run(context, place, state, there) if place else None
+    run, cases, chosen = _asked_for(context, place, state)
     if place is None or run is None:
         what = context.say("No run matches: there is nothing to profile.")
         return page(context, title, what, empty(context, what, context.command("run quickstart")))
-    cases = {case.case_id: case for case in context.query.cases(run.run_id) if case.status == "ok"}
-    with_profile = there.get(run.run_id, set()) & cases.keys()
-    chosen = cases.get(state.case) if state.case else next((cases[c] for c in cases if c in with_profile), None)
     other = cases.get(state.against)
     offered = [(case.case_id, choices.case_name(case)) for case in cases.values()]
     bar = controls(
@@ -61,6 +63,7 @@ def layout(context: Context, state: State) -> Component:
         choices.run_select(context, place, run),
         select(context, "case", context.say("Case"), offered, chosen.case_id if chosen else None),
         select(context, "against", context.say("Against"), offered, other.case_id if other else None, clearable=True),
+        text_box(context, "find", context.say("Find in names"), state.find, placeholder="matmul"),
     )
     if chosen is None:
         what = (
@@ -83,19 +86,42 @@ def layout(context: Context, state: State) -> Component:
         sentence(context, chosen, stacks, trace),
         bar,
         *(notice(context, "warning", problem) for problem in problems),
-        _stacks_part(context, run, chosen, other, stacks),
-        *_trace_parts(context, trace),
+        _stacks_part(context, run, chosen, other, stacks, state.find),
+        *_trace_parts(context, trace, state.find),
+        _files(context, run, chosen, state),
         None if stacks and trace else how_to_profile(context, run, chosen),
         choices.source(context, run),
     )
 
 
-def _run(context: Context, place: choices.Place, state: State, there: dict[str, set[str]]) -> RunLine | None:
-    """The run named; else the newest that has a profile, else the newest."""
+def export(context: Context, state: State, form: str) -> Path:
+    """The file of the case that the page shows: `json` its trace, `txt` its stacks. Raises UsageError without one."""
+    run, _, case = _asked_for(context, choices.place_of(context, state.machine, state.filter), state)
+    kind = KINDS[form]
+    found = artifact(context.query.path, run.run_id, case.case_id, kind) if run and case else None
+    if found is None:
+        raise UsageError(f"no case of this address has a file of kind '{kind}'; the page Profile lists those that have")
+    return found
+
+
+def _asked_for(
+    context: Context, place: choices.Place | None, state: State
+) -> tuple[RunLine | None, Mapping[str, CaseLine], CaseLine | None]:
+    """The run, its measured cases by id, and the case: as named, else the newest run and the first with a profile."""
+    if place is None:
+        return None, {}, None
+    there = profiled(context.query.path)
     if state.run:
-        return choices.run_of(context, place, state.run)
-    recent = choices.recent_runs(context, place)
-    return next((run for run in recent if run.run_id in there), next(iter(recent), None))
+        run = choices.run_of(context, place, state.run)
+    else:
+        recent = choices.recent_runs(context, place)
+        run = next((run for run in recent if run.run_id in there), next(iter(recent), None))
+    if run is None:
+        return None, {}, None
+    cases = {case.case_id: case for case in context.query.cases(run.run_id) if case.status == "ok"}
+    with_profile = there.get(run.run_id, set())
+    case = cases.get(state.case) if state.case else next((cases[c] for c in cases if c in with_profile), None)
+    return run, cases, case
 
 
 def _read(context: Context, run: RunLine, case: CaseLine) -> tuple[Stacks | None, Trace | None, list[str]]:
@@ -144,12 +170,12 @@ def _frames(stacks: Stacks) -> list[Frame]:
 
 
 def _stacks_part(
-    context: Context, run: RunLine, case: CaseLine, other: CaseLine | None, stacks: Stacks | None
+    context: Context, run: RunLine, case: CaseLine, other: CaseLine | None, stacks: Stacks | None, find: str
 ) -> Child:
     if stacks is None:
         return None
     beside, _, problems = _read(context, run, other) if other else (None, None, [])
-    drawn = icicle(_frames(stacks), other=_frames(beside) if beside else None, language=context.language)
+    drawn = icicle(_frames(stacks), other=_frames(beside) if beside else None, find=find, language=context.language)
     missing = None
     if other and beside is None:
         why = (
@@ -165,10 +191,11 @@ def _stacks_part(
     )  # fmt: skip
 
 
-def _trace_parts(context: Context, trace: Trace | None) -> Sequence[Child]:
+def _trace_parts(context: Context, trace: Trace | None, find: str) -> Sequence[Child]:
     if trace is None:
         return ()
     total = sum(operation.total for operation in trace.operations)
+    found = [operation for operation in trace.operations if find.casefold() in operation.name.casefold()]
     columns = [
         Column(context.say("Operation")), Column(context.say("Calls"), right=True),
         Column(context.say("Total"), right=True), Column(context.say("Mean"), right=True),
@@ -179,9 +206,14 @@ def _trace_parts(context: Context, trace: Trace | None) -> Sequence[Child]:
             operation.name, f"{operation.calls:,}", quantity(operation.total, "s"),
             quantity(operation.total / operation.calls, "s"), f"{operation.total / total:.1%}" if total else "–",
         ]
-        for operation in trace.operations[:OPERATIONS]
+        for operation in found[:OPERATIONS]
     ]  # fmt: skip
     caption = context.say("{shown} of {total} operations", shown=len(rows), total=len(trace.operations))
+    if find:
+        share = f"{sum(operation.total for operation in found) / total:.1%}" if total else "–"
+        caption += ". " + context.say(
+            "{n} operations have '{text}' in their name: {share} of the time.", n=len(found), text=find, share=share
+        )
     spans = [Span(slot.lane, slot.name, slot.start, slot.end) for slot in trace.slots]
     drawn = timeline(spans, language=context.language)
     shown = context.say("{shown} of {total} calls are drawn, the longest.", shown=len(spans), total=trace.num_slots)
@@ -189,3 +221,22 @@ def _trace_parts(context: Context, trace: Trace | None) -> Sequence[Child]:
         section(context.say("Operations"), data_table(context, columns, rows, caption=caption)),
         section(context.say("Timeline"), figure(context, drawn, name="timeline", height=420), html.P(shown)),
     )
+
+
+def _files(context: Context, run: RunLine, case: CaseLine, state: State) -> Child:
+    """Links to the case's files, whole; what opens them."""
+    pairs = [*url.query(replace(state, run=run.run_id, case=case.case_id, against="", find="")), *context.shell]
+    names = {"json": context.say("Chrome trace"), "txt": context.say("collapsed stacks")}
+    links = [
+        html.A(
+            names[form], href=url.join(f"/export/profile.{form}", pairs), className="button", download=f"profile.{form}"
+        )
+        for form in EXPORTS
+        if artifact(context.query.path, run.run_id, case.case_id, KINDS[form])
+    ]
+    opened = context.say(
+        "A trace opens in Perfetto or chrome://tracing (Open trace file), stacks in speedscope; neither file leaves "
+        "this machine for that."
+    )
+    saved = html.Div([context.say("Save as"), *links], className="exports")
+    return section(context.say("Take it along"), saved, html.P(opened)) if links else None

@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from reports import palette
 from reports.figures.base import Figure, assemble, empty, hover, legend_on_top, safe, told
@@ -26,6 +27,7 @@ _BODY = 44  # pixels below the name of a lane; its bars lie in the middle
 _THICK = 28
 _NAMED = 4  # names with a look of their own in a timeline
 _TABLE_ROWS = 200
+_MARKED = "#e69f00"  # around what was looked for
 _PLAIN = ("#4f6272", "#5b6f80")  # one frame beside the next: no meaning, so no hue; white text reads on both
 _SAME = 0.002  # of the whole: a share that moved by less has not changed
 
@@ -50,8 +52,13 @@ class Span:
     end: float
 
 
-def icicle(frames: Sequence[Frame], *, other: Sequence[Frame] | None = None, language: Language = "en") -> Figure:
-    """Widths by share of the whole, the largest MAX_NODES. With `other`: coloured by share here minus share there."""
+def icicle(
+    frames: Sequence[Frame], *, other: Sequence[Frame] | None = None, find: str = "", language: Language = "en"
+) -> Figure:
+    """Widths by share of the whole, the largest MAX_NODES. With `other`: coloured by share here minus share there.
+
+    `find`: frames whose name holds this text, in any case, are outlined and come first in the table.
+    """
     title = say(language, "Where the time goes")
     columns = [say(language, "frame"), say(language, "share"), say(language, "parent")]
     if other is not None:
@@ -80,7 +87,7 @@ def icicle(frames: Sequence[Frame], *, other: Sequence[Frame] | None = None, lan
         "pathbar": {"visible": True, "thickness": 20},
         "textinfo": "label",
         "textfont": {"size": 12, "color": "#ffffff"},
-        "marker": {"colors": [_frame_colour(path, deltas) for path in kept], "line": {"width": 1}},
+        "marker": {"colors": [_frame_colour(path, deltas) for path in kept], "line": _outlines(kept, find)},
         "hoverinfo": "text",
         "hovertext": [_frame_hover(path, shares, other_shares, language) for path in kept],
     }
@@ -89,7 +96,7 @@ def icicle(frames: Sequence[Frame], *, other: Sequence[Frame] | None = None, lan
         if other is None
         else [path[-1], f"{shares[path]:.1%}", f"{other_shares.get(path, 0.0):.1%}", _points(deltas.get(path, 0.0)),
               " / ".join(path[:-1])]
-        for path in _for_table(kept, deltas)
+        for path in _for_table(kept, deltas, find)
     ]  # fmt: skip
     gone = sorted((path for path in other_shares if path and path not in shares), key=lambda p: (-other_shares[p], p))
     rows += [
@@ -103,6 +110,8 @@ def icicle(frames: Sequence[Frame], *, other: Sequence[Frame] | None = None, lan
         "uniformtext": {"minsize": 10, "mode": "hide"},
     }
     summary = _icicle_sentence(shares, deltas, len(totals) - len(kept), len(gone), language)
+    if find:
+        summary = told(language, _found_sentence(shares, find, language), summary)
     return assemble([trace], layout, title=title, summary=summary, columns=columns, rows=rows)
 
 
@@ -148,12 +157,38 @@ def _frame_hover(path: Path, shares: dict[Path, float], other: dict[Path, float]
     return hover(*lines)
 
 
-def _for_table(kept: Sequence[Path], deltas: dict[Path, float]) -> list[Path]:
-    """The rows of the table: largest share first, or largest change of share."""
+def _for_table(kept: Sequence[Path], deltas: dict[Path, float], find: str) -> list[Path]:
+    """The rows of the table: what was looked for, then largest share first, or largest change of share."""
     named = [path for path in kept if path]
     if deltas:
         named.sort(key=lambda path: -abs(deltas[path]))
+    named.sort(key=lambda path: not _found(path, find))
     return named[:_TABLE_ROWS]
+
+
+def _found(path: Path, find: str) -> bool:
+    return bool(find) and bool(path) and find.casefold() in path[-1].casefold()
+
+
+def _outlines(kept: Sequence[Path], find: str) -> dict[str, Any]:
+    """Lines around the frames: thick around what was looked for."""
+    if not any(_found(path, find) for path in kept):
+        return {"width": 1}
+    found = [_found(path, find) for path in kept]
+    return {"width": [4 if it else 1 for it in found], "color": [_MARKED if it else "#ffffff" for it in found]}
+
+
+def _found_sentence(shares: dict[Path, float], find: str, language: Language) -> str:
+    """How much lies in frames of that name and in what they call; what lies in two of them counts once."""
+    found = {path for path in shares if _found(path, find)}
+    outer = [path for path in found if not any(path[:depth] in found for depth in range(1, len(path)))]
+    return say(
+        language,
+        "{n} frames have '{text}' in their name: {share} of the time is in them.",
+        n=len(found),
+        text=find,
+        share=f"{sum(shares[path] for path in outer):.1%}",
+    )
 
 
 def _icicle_sentence(

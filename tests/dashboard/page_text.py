@@ -89,7 +89,7 @@ def links(component: Any) -> dict[str, str]:
     """Text -> address of every link; of two with one text the first."""
     found: dict[str, str] = {}
     for part in every(component):
-        if type(part).__name__ == "Link":
+        if type(part).__name__ in ("Link", "A"):
             found.setdefault(shown(part).strip(), part.href)
     return found
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dashboard import profiles
+from dashboard.app import build_app
 from dashboard.pages import case, help, noise, profile
 from harness.calibration import Bound, Floor, NoiseCalibration, Rate, save_noise
 from harness.power import blocks_for
@@ -172,6 +173,33 @@ def test_a_trace_gives_operations_and_a_timeline(store: Store) -> None:
     trace = profiles.read_trace(store.path / "artifacts" / run.run_id / f"{PLAIN.case().case_id}.trace.json")
     assert [slot.name for slot in trace.slots] == ["step", "gemm", "norm", "gemm"]
     assert trace.slots[0].lane == "CPU main"
+
+
+def test_what_is_looked_for_is_marked_in_stacks_and_kept_of_the_operations(store: Store) -> None:
+    run = measured(store, PLAIN)
+    events = [{"ph": "X", "name": name, "ts": k * 10, "dur": 10, "pid": 1, "tid": 7} for k, name in enumerate("xyx")]
+    profiled(store, run, PLAIN, "main;forward;matmul 60\nmain;norm 40\n", trace=events)
+    page = profile.layout(context_of(store), profile.State(run=run.run_id, find="X"))
+    assert tables(page)[0][1:] == [["x", "2", "0.02 ms", "0.01 ms", "66.7%"]]
+    assert "1 operations have 'X' in their name: 66.7% of the time." in shown(page)
+    page = profile.layout(context_of(store), profile.State(run=run.run_id, find="MATMUL"))
+    assert "1 frames have 'MATMUL' in their name: 60.0% of the time is in them." in shown(page)
+
+
+def test_the_files_of_a_case_can_be_taken_along_as_they_are(store: Store) -> None:
+    run = measured(store, PLAIN)
+    stacks, events = "main;norm 40\n", [{"ph": "X", "name": "x", "ts": 0, "dur": 10, "pid": 1, "tid": 7}]
+    profiled(store, run, PLAIN, stacks, trace=events)
+    client = build_app(store.path).server.test_client()
+    page = profile.layout(context_of(store), profile.State())
+    with client.get(links(page)["Chrome trace"]) as trace, client.get(links(page)["collapsed stacks"]) as saved:
+        assert trace.json == events
+        assert trace.headers["Content-Disposition"] == f"attachment; filename={PLAIN.case().case_id}.trace.json"
+        assert saved.text == stacks
+    assert "Chrome trace" not in links(profile.layout(context_of(store), profile.State(case="<b>")))
+    refused = client.get("/export/profile.txt?case=..")
+    assert refused.status_code == 400
+    assert "no case of this address has a file of kind 'collapsed'" in refused.text
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"traceEvents": 3}', "[1, 2]", "[" * 200_000, '[{"ph": "X"}]'])

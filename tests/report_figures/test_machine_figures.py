@@ -128,6 +128,21 @@ def test_an_icicle_is_pruned_to_the_largest_frames_with_all_their_parents() -> N
     assert "smaller frames are not drawn" in figure["layout"]["meta"]["summary"]
 
 
+def test_what_is_looked_for_is_outlined_and_its_share_counts_once() -> None:
+    frames = [Frame(("step", "MatMul", "matmul_inner"), 2.0), Frame(("step", "norm"), 1.0), Frame(("matmul",), 1.0)]
+    plain, found = icicle(frames), icicle(frames, find="matmul")
+    trace = found["data"][0]
+    widths = dict(zip(trace["labels"], trace["marker"]["line"]["width"], strict=True))
+    assert widths == {"all": 1, "step": 1, "norm": 1, "MatMul": 4, "matmul_inner": 4, "matmul": 4}
+    assert found["layout"]["meta"]["summary"].startswith(
+        "3 frames have 'matmul' in their name: 75.0% of the time is in them."
+    )
+    assert [row[0] for row in found["layout"]["meta"]["rows"]][-2:] == ["step", "norm"]
+    nothing = icicle(frames, find="softmax")
+    assert nothing["data"] == plain["data"]
+    assert "0 frames have 'softmax' in their name: 0.0%" in nothing["layout"]["meta"]["summary"]
+
+
 def test_a_differential_icicle_is_coloured_by_share() -> None:
     now = [Frame(("step", "attention"), 3.0), Frame(("step", "mlp"), 1.0)]
     before = [Frame(("step", "attention"), 2.0), Frame(("step", "mlp"), 1.0), Frame(("step", "gone"), 1.0)]
