@@ -59,14 +59,18 @@ def _common(parser: argparse.ArgumentParser, *, device: bool = False) -> None:
         parser.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda where there is one)")
 
 
-def _selection(parser: argparse.ArgumentParser) -> None:
+def _cases(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--axis", action="append", default=[], metavar="AXIS=OPTION,...", help="compare these options of an axis"
     )
     parser.add_argument("--model", action="append", default=[], metavar="PRESET", help="measure these presets instead")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="orders, prompts, random weights (default: 0)")
+
+
+def _selection(parser: argparse.ArgumentParser) -> None:
+    _cases(parser)
     parser.add_argument("--blocks", type=at_least_one, metavar="K", help="number of blocks (default: the suite's)")
     parser.add_argument("--budget", type=duration, metavar="TIME", help="stop starting blocks after this time (10m)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="orders, prompts, random weights (default: 0)")
 
 
 def _add_verdict_verbs(verbs: Any) -> None:
@@ -158,6 +162,11 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--timeout", type=duration, metavar="TIME", help="longest time that one step of a case may take")
     run.add_argument("--dry-run", action="store_true", help="print the plan, the skips and the estimated time")
     run.add_argument("--resume", metavar="RUN", help="complete an interrupted run")
+
+    profile = verbs.add_parser("profile", help="where the time and memory of a suite's cases go: traces, stacks")
+    _common(profile, device=True)
+    profile.add_argument("suite", nargs="?", metavar="SUITE", help="see `harness list suites`")
+    _cases(profile)
 
     show = verbs.add_parser("show", help="the table of a run, or the list of runs")
     _common(show)

@@ -23,6 +23,7 @@ from harness.machine import capabilities, checkout, fingerprint, inspect_machine
 from harness.peaks import Peak
 from harness.plan import Plan, make_plan
 from harness.process import WorkerProcess
+from harness.profiles import ARTIFACTS
 from harness.registry import Work, load_all
 from harness.runner import Progress, Runner, Schedule
 from harness.schedule import fixed
@@ -219,11 +220,12 @@ def measure(
     *,
     sides: Sequence[SideRequest] = (SideRequest(),),
     schedule: Schedule = fixed,
+    profile: bool = False,
 ) -> dict[str, str]:
     """Measure the sides interleaved with each other; returns side name -> run id. Several sides share one session.
 
-    The plan is this code's; a case that a side's code does not know fails there. Raises UsageError before anything is
-    written.
+    `profile`: the solo pass also records profiles beside the store (`harness.profiles`). The plan is this code's; a
+    case that a side's code does not know fails there. Raises UsageError before anything is written.
     """
     deadline = _deadline(request)
     plan = replace(request, only=()).plan()
@@ -245,7 +247,8 @@ def measure(
             if side.root is not None:
                 own = replace(own, git_sha=side.git_sha, git_dirty=side.git_dirty)
             opened.append(Side(store.begin(own), new_states(plan), side.name, side.root))
-        Runner(plan, opened, peaks, request.plugins, progress, deadline, schedule).run()
+        profiles = store.path / ARTIFACTS if profile else None
+        Runner(plan, opened, peaks, request.plugins, progress, deadline, schedule, profiles=profiles).run()
     return {side.name: side.writer.run_id for side in opened}
 
 

@@ -16,9 +16,11 @@ import statistics
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from harness.case_state import CaseState, Side
+from harness.catalog import make_folder
 from harness.control import control_moved
 from harness.core import SOLO_BLOCK, Case, CaseFailed, Iteration, Phase, Reading, Sample, Variant
 from harness.peaks import Peak, peak_bandwidth, peak_flops
@@ -82,6 +84,7 @@ class Runner:
     deadline: float | None = None
     schedule: Schedule = fixed
     start: Start | None = None
+    profiles: Path | None = None  # the folder that gets the profiles of timed cases; None records none
     total_units: int = 1
     done_units: int = 0
     workers: list[Worker] = field(default_factory=list)
@@ -203,6 +206,10 @@ class Runner:
     def _solo(self, worker: Worker, seat: Seat, *, timed: bool) -> list[Sample]:
         case, state = seat.case, seat.state
         request = self._request("solo", seat, timed=timed)
+        if timed and self.profiles is not None:
+            folder = self.profiles / seat.side.writer.run_id
+            make_folder(folder)
+            request["profile"] = str((folder / case.case_id).resolve())
         result = worker.ask(request, timeout=self.plan.sampling.timeout_seconds)
         state.facts, state.work, state.solo_done = result["facts"], Work(**result["work"]), True
         record = Record(case.workload, state.work, measured=result["measured"])

@@ -5,7 +5,8 @@
 One run on one machine. Weights are the bytes of the weights as the engine stores them, the cache is what was allocated
 for keys and values; both are facts of the session. The measured peak is that of a process that did only this case. What
 is left between the two is shown as it is: activations, the allocator, and what loading needed. Of three settings or
-more its straight line is stacked too, and says how far a context would go.
+more its straight line is stacked too, and says how far a context would go. Where a profile recorded the allocator, its
+timeline stands below (dashboard.allocator_part).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Literal
 from dash.development.base_component import Component
 
 from dashboard import choices
+from dashboard.allocator_part import allocator_part
 from dashboard.components import (
     Cell,
     Column,
@@ -93,10 +95,11 @@ def layout(context: Context, state: State) -> Component:
             context.say(
                 "What a peak has beyond weights and cache is activations, the allocator and what loading needed. It is "
                 "not counted but drawn as the straight line through three measured peaks or more; fewer are drawn as "
-                "they are. No timeline of the allocator lies in this store: runs do not record one."
+                "they are."
             ),
         ),
         _variants_part(context, state, run, chosen, limit),
+        allocator_part(context, place, run, [found.case_id for found in reversed(shown)]),
     )  # fmt: skip
 
 

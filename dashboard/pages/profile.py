@@ -2,8 +2,8 @@
 
     /profile?run=20261122T095707-971a34&case=23edf06fe5ed&against=4a2c4643c80c
 
-Profiles lie beside the store, under artifacts/<run_id>/<case_id>.collapsed and .trace.json (dashboard.profiles). The
-harness does not write them: the page says which programs do. Only runs and cases that the store knows are looked for.
+Profiles lie beside the store, under artifacts/<run_id>/<case_id>.collapsed and .trace.json (harness.profiles).
+`harness profile` writes them, and so may other programs. Only runs and cases that the store knows are looked for.
 `find` marks the frames and keeps the operations whose name holds a text. The files themselves are the exports; one that
 is not there is refused (UsageError).
 """
@@ -22,9 +22,9 @@ from dashboard.components import Cell, Child, Column, controls, data_table, empt
 from dashboard.context import Context
 from dashboard.inputs import select, text_box
 from dashboard.profile_howto import how_to_profile
-from dashboard.profiles import Kind, Stacks, Trace, Unreadable, artifact, profiled, read_collapsed, read_trace
 from dashboard.rows import CaseLine, RunLine
 from harness.core import UsageError
+from harness.profiles import Kind, Stacks, Trace, Unreadable, artifact, profiled, read_collapsed, read_trace
 from harness.tables import quantity
 from reports.figures import Frame, Span, icicle, timeline
 
@@ -208,7 +208,11 @@ def _trace_parts(context: Context, trace: Trace | None, find: str) -> Sequence[C
         ]
         for operation in found[:OPERATIONS]
     ]  # fmt: skip
-    caption = context.say("{shown} of {total} operations", shown=len(rows), total=len(trace.operations))
+    caption = context.say(
+        "{shown} of {total} operations, each without the time of those that it calls; `iteration` is what lies between "
+        "operations",
+        shown=len(rows), total=len(trace.operations),
+    )  # fmt: skip
     if find:
         share = f"{sum(operation.total for operation in found) / total:.1%}" if total else "–"
         caption += ". " + context.say(

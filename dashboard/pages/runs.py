@@ -25,11 +25,11 @@ from dashboard.browser import in_browser
 from dashboard.components import bound, controls, empty, page, select, short_id
 from dashboard.context import Context, shell_state
 from dashboard.filters import Filter, parse_filter
-from dashboard.profiles import profiled
 from dashboard.query import Query
 from dashboard.rows import RunLine, RunsPage
 from dashboard.source import Source
 from harness.core import HarnessError
+from harness.profiles import profiled
 
 PATH = "/runs"
 TITLE = "Runs"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 VERBS: Mapping[str, str] = {
     "list": "listing:list_declarations",
     "run": "run:run_suite",
+    "profile": "profile:profile_verb",
     "show": "show:show_run",
     "compare": "show:compare_two",
     "export": "show:export_run",

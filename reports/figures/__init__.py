@@ -8,6 +8,7 @@ Every function is pure and refuses nothing: empty input gives a figure that says
 dicts without a browser.
 """
 
+from reports.figures.allocator import Held, allocator
 from reports.figures.base import Figure, assemble, empty
 from reports.figures.capacity import MemoryPoint, memory, reach
 from reports.figures.effects import Effect, Pair, Value, bars, forest
@@ -33,6 +34,7 @@ __all__ = [
     "Figure",
     "Fit",
     "Frame",
+    "Held",
     "LadderStep",
     "LossCurve",
     "Mark",
@@ -45,6 +47,7 @@ __all__ = [
     "Span",
     "TrendPoint",
     "Value",
+    "allocator",
     "assemble",
     "bars",
     "change_text",

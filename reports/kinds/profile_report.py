@@ -13,6 +13,7 @@ from reports.document import Block, Document, Grid, Missing, Note, Paragraph, Pi
 from reports.figures import Ceiling, RoofPoint, roofline
 from reports.growth import too_low_note
 from reports.kinds.parts import Part, assembled, missing_part, nothing
+from reports.kinds.recorded import COMMAND, Recorded, operations_grid, recorded, timeline_part
 from reports.language import Language, say
 from reports.sources import CaseRows, Pool, Request, kind_of, point_of
 from reports.views import CaseView, RunView
@@ -37,7 +38,7 @@ def build(store: Store, request: Request) -> Document:
         _phase(pool, view, "decode", say(language, "Decode"), language),
         _roofline(pool, view, language),
         _launches(view, language),
-        _timeline(language),
+        timeline_part(recorded(pool, "decode") or recorded(pool, "prefill"), language),
     ]
     return assembled("profile_report", title, parts, store, request, query="/roofline")
 
@@ -73,10 +74,11 @@ def _phase(pool: Pool, view: RunView | None, kind: str, title: str, language: La
         what = say(language, "work and measured peaks of {workload}, to say what limits it", workload=kind)
         return missing_part(title, what, _COMMAND)
     item, first = bounds[0]
+    trace = recorded(pool, kind, prefer=item.case.case_id)
     blocks: list[Block] = [
         Paragraph(_bound_sentence(item.case, first, language)),
         _bounds_grid(bounds, language),
-        *_operations(item.case, language),
+        *_operations(item.case, trace, language),
         Paragraph(_what_helps(view, kind, first, language)),
     ]
     if any(bound.peak_too_low for _, bound in bounds):
@@ -88,7 +90,7 @@ def _phase(pool: Pool, view: RunView | None, kind: str, title: str, language: La
         variant=item.case.variant,
         bound=bound_word(first, language),
     )
-    return Part(Section(title, tuple(blocks)), (view.run,), answer)
+    return Part(Section(title, tuple(blocks)), (view.run, *([trace.run] if trace else [])), answer)
 
 
 def _bound_sentence(case: Measured, bound: Bound, language: Language) -> str:
@@ -143,16 +145,16 @@ def _bounds_grid(bounds: Sequence[tuple[CaseView, Bound]], language: Language) -
     return Grid(columns, rows)
 
 
-def _operations(case: Measured, language: Language) -> list[Block]:
-    found = top_operations(case, _MOST_OPERATIONS)
-    if not found:
-        return []
-    columns = (Column(say(language, "operator")), Column(say(language, "calls per step"), right=True))
-    title = say(language, "Called most often ({variant})", variant=case.variant)
-    return [
-        Grid(columns, tuple((name, str(count)) for name, count in found), title),
-        Missing(say(language, "time by operator: the store holds counts of calls, not their times"), ""),
-    ]
+def _operations(case: Measured, trace: Recorded | None, language: Language) -> list[Block]:
+    """Where the time of the operators goes, else how often each is called and what would tell their times."""
+    if trace is not None:
+        return [operations_grid(trace, language)]
+    blocks: list[Block] = []
+    if found := top_operations(case, _MOST_OPERATIONS):
+        columns = (Column(say(language, "operator")), Column(say(language, "calls per step"), right=True))
+        title = say(language, "Called most often ({variant})", variant=case.variant)
+        blocks.append(Grid(columns, tuple((name, str(count)) for name, count in found), title))
+    return [*blocks, Missing(say(language, "time by operator: no case of this kind has a profile"), COMMAND)]
 
 
 def _what_helps(view: RunView, kind: str, bound: Bound, language: Language) -> str:
@@ -244,9 +246,3 @@ def _launches(view: RunView | None, language: Language) -> Part:
     )
     answer = say(language, "Cases with counted launches: {count}.", count=len(items))
     return Part(Section(title, (Grid(columns, rows),)), (view.run,), answer)
-
-
-def _timeline(language: Language) -> Part:
-    title = say(language, "Timeline")
-    what = say(language, "a timeline with idle gaps; Nsight shows one, with every phase named, but does not store it")
-    return missing_part(title, what, "nsys profile python -m harness run long_context")

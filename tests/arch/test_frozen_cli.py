@@ -23,6 +23,7 @@ VERBS: dict[str, dict[str, str]] = {
         "--dry-run": "flag",
         "--resume": "None",
     },
+    "profile": {**COMMON, **DEVICE, "suite": "None ?", "--axis": "[] ...", "--model": "[] ...", "--seed": "0"},
     "show": {**COMMON, "run": "None ?", "--margin": "None"},
     "compare": {**COMMON, "a": "None", "b": "None", "--metric": "[] ...", "--margin": "None", "--strict": "flag"},
     "export": {**COMMON, "run": "None", "--table": "'samples'", "--to": "None"},

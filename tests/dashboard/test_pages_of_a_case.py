@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dashboard import profiles
 from dashboard.app import build_app
 from dashboard.pages import case, help, noise, profile
+from harness import profiles
 from harness.calibration import Bound, Floor, NoiseCalibration, Rate, save_noise
 from harness.power import blocks_for
 from harness.registry import load_all
@@ -125,11 +125,11 @@ def test_without_a_profile_the_page_says_who_could_write_one(store: Store) -> No
     run = measured(store, PLAIN)
     page = profile.layout(context_of(store), profile.State())
     assert sentence(page) == f"No case of run {run.run_id} has a profile."
-    place = f"{store.path}/artifacts/{run.run_id}/"
-    (command,) = commands(page)
-    assert command.startswith(f"py-spy record --subprocesses --format raw --output {place}")
-    assert command.endswith(".collapsed -- again")
-    assert "The harness does not write profiles." in shown(page)
+    assert commands(page) == [f"python -m harness profile quickstart --store {store.path}"]
+    assert f"artifacts/{run.run_id}/" in shown(page)
+    store_run(store, PLAIN, suite="profile-gate", machine_id="m1")
+    page = profile.layout(context_of(store), profile.State())
+    assert commands(page) == [f"python -m harness profile gate --store {store.path}"]
 
 
 def test_stacks_are_drawn_and_the_hottest_frame_is_named(store: Store) -> None:

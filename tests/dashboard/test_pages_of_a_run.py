@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -141,7 +142,26 @@ def test_memory_adds_up_and_says_how_far_it_goes(store: Store) -> None:
     assert len(drawn["layout"]["meta"]["rows"]) == 3
     row = tables(page)[0][1]
     assert row[:7] == ["reference", "1,024", "40.0 MiB", "1.0 MiB", "1.0 KiB", "49.0 MiB", "8.0 MiB"]
-    assert commands(page) == ["again"]
+    assert commands(page) == ["again", f"python -m harness profile quickstart --store {store.path}"]
+
+
+def test_the_allocator_of_the_deepest_case_that_has_a_trace_is_drawn(store: Store) -> None:
+    run = cached(store)
+    case_id = Arm(workload="decode(context=512)").case().case_id
+    folder = store.path / "artifacts" / run.run_id
+    folder.mkdir(parents=True)
+    counts = {"Bytes": 512, "Addr": 1, "Total Allocated": 512, "Total Reserved": 0, "Device Type": 0, "Device Id": -1}
+    events = [{"ph": "X", "name": "aten::cat", "ts": 0, "dur": 9, "pid": 1, "tid": 1},
+              {"ph": "i", "name": "[memory]", "ts": 5, "pid": 1, "tid": 1, "args": counts}]  # fmt: skip
+    (folder / f"{case_id}.trace.json").write_text(json.dumps(events))
+    page = memory.layout(context_of(store), memory.State())
+    drawn = figures(page)["allocator-0"]["layout"]["meta"]
+    assert drawn["title"] == "Allocator of CPU"
+    assert drawn["rows"] == [["aten::cat", "0.5 KiB", "100.0%", "1"]]
+    assert f"tiny: decode 32 @ 512, reference, from the trace of run {run.run_id}." in shown(page)
+    assert query_of(links(page)["its profile"]) == {"run": [run.run_id], "case": [case_id]}
+    (folder / f"{case_id}.trace.json").write_text("{")
+    assert "is not JSON" in shown(memory.layout(context_of(store), memory.State()))
 
 
 def test_a_rest_that_grows_is_stacked_and_shortens_the_reach(store: Store) -> None:
@@ -158,7 +178,7 @@ def test_a_rest_that_grows_is_stacked_and_shortens_the_reach(store: Store) -> No
     assert all(row[6].endswith("0.00%)") for row in meta["rows"])
     room = 1024 + (2**30 - (48 * MIB + 1024 * 1056 + 3072 * 1024)) / 4096  # 1 KiB of cache and 3 of the rest a token
     assert sentence(page).endswith(f"hold a context of about {float(f'{room:.3g}'):,.0f} tokens.")
-    assert "No timeline of the allocator lies in this store" in shown(page)
+    assert "No trace of these cases has the allocator's events." in shown(page)
 
 
 def test_a_cache_that_was_not_recorded_is_not_nothing(store: Store) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.core import UsageError
+from harness.schema import PeakRow
 from harness.store import Store
 from reports.document import Document, Grid, Missing, Paragraph, Picture
 from reports.kinds import KINDS, build
@@ -118,6 +120,27 @@ def test_the_profile_says_what_limits_each_phase() -> None:
     assert "prefill 512 (reference) is bound by compute." in document.sentence
     assert "decode 16 @ 512 (reference) is bound by launches and dispatch." in document.sentence
     assert "aten::mul | 74" in _text(document)
+
+
+def test_the_profile_has_the_times_of_operators_and_a_timeline_where_a_trace_was_recorded(tmp_path: Path) -> None:
+    text = _text(real("profile_report"))
+    assert "time by operator: no case of this kind has a profile -> python -m harness profile ladder" in text
+    assert "a trace: the calls of one case in their order, with the gaps between them -> python -m harness" in text
+    store = Store.open(tmp_path / "s", create=True)
+    arm = Arm(timed={"tps": [9.0, 10.0], "step_time": [0.1, 0.1]}, facts={"work": [8, 1e9, 1e8]})
+    run = store_run(store, arm, fingerprint="f")
+    peaks = [PeakRow("matmul", 1e11, "FLOP/s", "fp32", 0, 2), PeakRow("read", 1e10, "B/s", "fp32", 1, 2)]
+    store.save_calibration("f", peaks)
+    events = [{"ph": "X", "name": "iteration", "ts": 0, "dur": 100, "pid": 1, "tid": 1, "cat": "user_annotation"},
+              {"ph": "X", "name": "aten::mm", "ts": 10, "dur": 60, "pid": 1, "tid": 1, "cat": "cpu_op"}]  # fmt: skip
+    folder = tmp_path / "s" / "artifacts" / run.run_id
+    folder.mkdir(parents=True)
+    (folder / f"{arm.case().case_id}.trace.json").write_text(json.dumps(events))
+    document = build(store, "profile_report", Request())
+    grid = _grids(document, "Decode")[-1]
+    between = "between operators (Python, dispatch)"
+    assert grid.rows == (("aten::mm", "1", "60 µs", "60.0%"), (between, "1", "40 µs", "40.0%"))
+    assert "40.0% of the profiled time lies between operators." in document.sentence
 
 
 def test_a_step_of_few_calls_is_not_called_dispatch_bound() -> None:
