@@ -28,7 +28,7 @@ Kind = Literal["collapsed", "trace"]
 SUFFIX: Mapping[Kind, str] = {"collapsed": ".collapsed", "trace": ".trace.json"}
 ITERATION = "iteration"  # what `harness profile` calls each one in a trace: its own time lies between operations
 MAX_BYTES = 50_000_000
-MAX_SPANS = 2_000
+MAX_SLOTS = 50_000
 _MAX_NAME = 200
 _MAX_DEPTH = 128
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -196,7 +196,7 @@ def _trace(path: Path, modified: int, size: int) -> Trace:
     origin = min(slot.start for slot in slots)
     seconds = max(slot.end for slot in slots) - origin
     outermost = _outermost(slots)
-    longest = sorted(outermost, key=lambda slot: (not slot.on_device, slot.start - slot.end))[:MAX_SPANS]
+    longest = sorted(outermost, key=lambda slot: (not slot.on_device, slot.start - slot.end))[:MAX_SLOTS]
     shown = sorted(longest, key=lambda slot: (slot.start, slot.lane))
     moved = tuple(Slot(s.lane, s.name, s.start - origin, s.end - origin, s.on_device) for s in shown)
     return Trace(moved, _operations(slots), len(outermost), seconds, _allocations(known, slots, names, origin))

@@ -24,7 +24,7 @@ from dashboard.inputs import select, text_box
 from dashboard.profile_howto import how_to_profile
 from dashboard.rows import CaseLine, RunLine
 from harness.core import UsageError
-from harness.profiles import Kind, Stacks, Trace, Unreadable, artifact, profiled, read_collapsed, read_trace
+from harness.profiles import ITERATION, Kind, Stacks, Trace, Unreadable, artifact, profiled, read_collapsed, read_trace
 from harness.tables import quantity
 from reports.figures import Frame, Span, icicle, timeline
 
@@ -33,7 +33,7 @@ TITLE = "Profile"
 ORDER = 10
 EXPORTS = ("json", "txt")
 KINDS: Mapping[str, Kind] = {"json": "trace", "txt": "collapsed"}
-OPERATIONS = 50
+OPERATIONS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +146,17 @@ def _read(context: Context, run: RunLine, case: CaseLine) -> tuple[Stacks | None
 def sentence(context: Context, case: CaseLine, stacks: Stacks | None, trace: Trace | None) -> str:
     """Where most of the time goes."""
     name = choices.case_name(case)
-    if trace is not None and trace.operations:
-        first = trace.operations[0]
+    if trace is not None and (calls := [found for found in trace.operations if found.name != ITERATION]):
         total = sum(operation.total for operation in trace.operations)
-        return context.say(
-            "{name}: {share} of the time of {n} operations is in {operation}.", name=name, n=len(trace.operations),
-            share=f"{first.total / total:.0%}" if total else "–", operation=first.name,
+        own = sum(operation.total for operation in calls)
+        told = context.say(
+            "{name}: {share} of the time of {n} operations is in {operation}.", name=name, n=len(calls),
+            share=f"{calls[0].total / own:.0%}" if own else "–", operation=calls[0].name,
         )  # fmt: skip
+        if own == total:
+            return told
+        between = context.say("{share} of all its time lies between operations.", share=f"{1 - own / total:.0%}")
+        return f"{told} {between}"
     if stacks is not None:
         leaves: dict[str, float] = {}
         for path, value in stacks.by_path.items():
@@ -209,9 +213,9 @@ def _trace_parts(context: Context, trace: Trace | None, find: str) -> Sequence[C
         for operation in found[:OPERATIONS]
     ]  # fmt: skip
     caption = context.say(
-        "{shown} of {total} operations, each without the time of those that it calls; `iteration` is what lies between "
-        "operations",
-        shown=len(rows), total=len(trace.operations),
+        "{shown} of {total} operations, each without the time of those that it calls; '{iteration}' is what lies "
+        "between operations",
+        shown=len(rows), total=len(trace.operations), iteration=ITERATION,
     )  # fmt: skip
     if find:
         share = f"{sum(operation.total for operation in found) / total:.1%}" if total else "–"
@@ -220,10 +224,11 @@ def _trace_parts(context: Context, trace: Trace | None, find: str) -> Sequence[C
         )
     spans = [Span(slot.lane, slot.name, slot.start, slot.end) for slot in trace.slots]
     drawn = timeline(spans, language=context.language)
-    shown = context.say("{shown} of {total} calls are drawn, the longest.", shown=len(spans), total=trace.num_slots)
+    left_out = context.say("{n} shorter calls were left out.", n=f"{trace.num_slots - len(spans):,}")
+    cut = html.P(left_out) if trace.num_slots > len(spans) else None
     return (
         section(context.say("Operations"), data_table(context, columns, rows, caption=caption)),
-        section(context.say("Timeline"), figure(context, drawn, name="timeline", height=420), html.P(shown)),
+        section(context.say("Timeline"), figure(context, drawn, name="timeline"), cut),
     )
 
 

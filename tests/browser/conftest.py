@@ -68,14 +68,12 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Known:
     baseline = next(run for run in runs if run.session == candidate.session and run.side == "baseline")
     rows = [row for row in store.cases(candidate.run_id).to_pylist() if row["status"] == "ok"]
     cases = [row["case_id"] for row in rows if "decode" in row["workload"]][:2]
-    folder = path / "artifacts" / candidate.run_id
-    folder.mkdir(parents=True)
     for number, case in enumerate(cases):
         stacks = f"main;decode;attention {60 + 20 * number}\nmain;decode;norm 20\nmain;sample 20\n"
-        (folder / f"{case}.collapsed").write_text(stacks)
-        calls = [{"name": f"mm_{n % 3}", "ph": "X", "ts": 10 * n, "dur": 8, "pid": 1, "tid": 1} for n in range(60)]
-        (folder / f"{case}.trace.json").write_text(json.dumps({"traceEvents": calls}))
+        _profiled(path, candidate.run_id, case).with_suffix(".collapsed").write_text(stacks)
     swept = [run for run in runs if run.suite == "kv_cache" and run.status == "finished"][-1]
+    for row in store.cases(swept.run_id).to_pylist():
+        _profiled(path, swept.run_id, row["case_id"])
     return Known(
         path=path,
         baseline=baseline.run_id,
@@ -86,6 +84,23 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Known:
         other_case=cases[1],
         num_runs=len(runs),
     )
+
+
+def _profiled(store: Path, run_id: str, case_id: str) -> Path:
+    """Write a trace of calls that allocate, and where beside it a profile of that case lies."""
+    folder = store / "artifacts" / run_id
+    folder.mkdir(parents=True, exist_ok=True)
+    common = {"pid": 1, "tid": 1}
+    sizes = [4096 * (1 + n % 5) for n in range(60)]
+    calls = [{"name": f"mm_{n % 3}", "ph": "X", "ts": 10 * n, "dur": 8, **common} for n in range(60)]
+    counts = {"Total Reserved": 0, "Device Type": 0, "Device Id": -1}
+    memory = [
+        {"name": "[memory]", "ph": "i", "ts": 10 * n + 4, **common,
+         "args": {**counts, "Bytes": size, "Addr": n, "Total Allocated": size}}
+        for n, size in enumerate(sizes)
+    ]  # fmt: skip
+    (folder / f"{case_id}.trace.json").write_text(json.dumps({"traceEvents": calls + memory}))
+    return folder / case_id
 
 
 @pytest.fixture(scope="session")

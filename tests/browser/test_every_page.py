@@ -42,10 +42,13 @@ PLACES = (
     Place("trend", "/trend?filter=suite=gate", "Trend", r"series", figures=4),
     Place("pareto", "/pareto?run={swept}", "Pareto", r"of \d+ points are beaten by none in", figures=1),
     Place("memory", "/memory?machine={machine}", "Memory", r"MiB at its peak: weights", figures=1),
+    Place("allocator", "/memory?run={swept}", "Memory", r"MiB at its peak", figures=2),
     Place("coverage", "/matrix", "Coverage", r"\d+ combinations: \d+ measured"),
     Place("noise", "/noise", "Noise", r"\d"),
     Place("roofline", "/roofline?machine={machine}", "Roofline", r"\w+", figures=1),
-    Place("profile", "/profile?run={candidate}&case={case}&against={other_case}", "Profile", r"% of", figures=2),
+    Place(
+        "profile", "/profile?run={candidate}&case={case}&against={other_case}&find=mm", "Profile", r"% of", figures=2
+    ),
     Place("case", "/case?case={case}&machine={machine}", "Case", r"^tps .* in run", figures=2),
     Place("cases", "/case?filter=suite=gate", "Case", r"^\d+ cases in the newest run"),
     Place("help", "/help?term=interval", "Help", r"words have 'interval' in them"),

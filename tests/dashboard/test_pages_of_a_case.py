@@ -169,7 +169,6 @@ def test_a_trace_gives_operations_and_a_timeline(store: Store) -> None:
         ["gemm", "2", "0.6 ms", "0.3 ms", "85.7%"],
         ["norm", "1", "0.1 ms", "0.1 ms", "14.3%"],
     ]
-    assert "4 of 4 calls are drawn" in shown(page)
     trace = profiles.read_trace(store.path / "artifacts" / run.run_id / f"{PLAIN.case().case_id}.trace.json")
     assert [slot.name for slot in trace.slots] == ["step", "gemm", "norm", "gemm"]
     assert trace.slots[0].lane == "CPU main"
