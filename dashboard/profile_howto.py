@@ -12,12 +12,13 @@ from dash.development.base_component import Component
 from dashboard.components import repeat, section
 from dashboard.context import Context
 from dashboard.rows import CaseLine, RunLine
+from harness.profiles import SUITE_PREFIX
 from harness.registry import SUITES
 
 
 def profile_command(context: Context, run: RunLine) -> str:
     """The command that profiles what a run measured; of a suite that is not declared here, the quickstart's."""
-    name = run.suite.removeprefix("profile-").removeprefix("noise-")
+    name = run.suite.removeprefix(SUITE_PREFIX)
     return context.command(f"profile {name if name in SUITES else 'quickstart'}")
 
 

@@ -26,6 +26,7 @@ from typing import Any, Literal
 ARTIFACTS = "artifacts"  # the folder beside the tables of a store
 Kind = Literal["collapsed", "trace"]
 SUFFIX: Mapping[Kind, str] = {"collapsed": ".collapsed", "trace": ".trace.json"}
+SUITE_PREFIX = "profile-"  # of a suite whose run is `harness profile`: it times nothing
 ITERATION = "iteration"  # what `harness profile` calls each one in a trace: its own time lies between operations
 MAX_BYTES = 50_000_000
 MAX_SLOTS = 50_000

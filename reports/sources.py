@@ -17,6 +17,7 @@ from typing import Any
 
 from harness.compare import Measured
 from harness.core import UsageError, Workload
+from harness.profiles import SUITE_PREFIX
 from harness.schema import PeakRow, RunRow
 from harness.stats import typical_interval
 from harness.store import Store
@@ -102,13 +103,15 @@ class Pool:
         return self.view(chosen[0]) if chosen else None
 
     def newest_of_suites(self) -> list[RunRow]:
-        """Those named; else of every suite the newest run, one of two blocks or more where there is one."""
+        """Those named; else of every suite that times the newest run, one of two blocks or more where there is one."""
         if self._named:
             return list(self.runs)
         found: dict[str, RunRow] = {}
         for run in self.runs:
             if len(found) == MOST_SUITES:
                 break
+            if run.suite.startswith(SUITE_PREFIX):
+                continue
             if run.suite not in found or (self._single(found[run.suite]) and not self._single(run)):
                 found[run.suite] = run
         return list(found.values())

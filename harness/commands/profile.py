@@ -15,7 +15,7 @@ from harness.commands.run import request_of
 from harness.commands.terminal import name_problems, open_store, print_table, progress_bar, warn
 from harness.core import Grid, Suite, UsageError, Workload
 from harness.plan import Plan
-from harness.profiles import Trace, Unreadable, artifact, read_trace
+from harness.profiles import SUITE_PREFIX, Trace, Unreadable, artifact, read_trace
 from harness.store import Store
 from harness.tables import Column, Table, quantity
 
@@ -39,7 +39,7 @@ def profile_suite(plan: Plan) -> Suite:
     solo = [name for name in plan.suite.metrics if not registry.METRICS[name].timed]
     return replace(
         plan.suite,
-        name=f"profile-{plan.suite.name}",
+        name=f"{SUITE_PREFIX}{plan.suite.name}",
         doc=f"Profiles of {plan.suite.name}.",
         grids={plan.device: tuple(grids)},
         metrics=tuple(dict.fromkeys((*solo, *RECORDED))),

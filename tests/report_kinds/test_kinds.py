@@ -271,3 +271,10 @@ def test_names_that_do_not_exist_are_usage_errors(tmp_path: Path) -> None:
         build(store, "comparison", Request(("latest",)))
     with pytest.raises(UsageError, match="one run, not 2"):
         build(store, "run", Request(("latest", "latest~1")))
+
+
+def test_a_run_of_profiles_is_no_experiment(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "s", create=True)
+    timed = store_run(store, Arm(timed={"tps": [9.0, 10.0]}))
+    store_run(store, Arm(solo={"peak_bytes": 1e6}), suite="profile-lab")
+    assert [run.run_id for run in build(store, "experiment_record", Request()).runs] == [timed.run_id]

@@ -18,11 +18,6 @@ from tests.synthetic import Arm, store_run
 registry.load_all()
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "results", create=True)
-
-
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two empty commits and a branch."""

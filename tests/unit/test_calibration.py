@@ -181,11 +181,6 @@ def test_an_old_calibration_and_one_from_elsewhere_say_so() -> None:
 # --- storage ---
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "store", create=True)
-
-
 def test_a_calibration_is_read_as_it_was_stored(store: Store) -> None:
     whole = known(floor(), floor(metric="ttft", workload="prefill", power={}, beside_neighbour=Rate(0, 0)))
     save_noise(store, whole)

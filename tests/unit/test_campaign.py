@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,11 +24,6 @@ from tests.synthetic import Arm, store_run
 
 registry.load_all()
 TODAY = datetime(2026, 11, 22, 10, tzinfo=UTC)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "store", create=True)
 
 
 def test_injections_are_percents_the_largest_first() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,11 +18,6 @@ from tests.synthetic import Arm, store_run
 
 registry.load_all()
 FOUR = (100.0, 101.0, 99.0, 100.0)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "results", create=True)
 
 
 def arm(variant: str = "reference", factor: float = 1.0, **changes: Any) -> Arm:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,11 +27,6 @@ def run_at(store: Store, tps: float, *, commit: str, **other: object) -> RunRow:
     blocks = [tps * (1 + 0.001 * step) for step in (-1, 0, 1, 0)]
     fields = {**HERE, "git_sha": commit, **other}
     return store_run(store, Arm(timed={"tps": blocks}, solo={"kv_bytes": 1e6 / tps}), **fields)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "store", create=True)
 
 
 def rows_of(store: Store, baseline: RunRow, candidate: RunRow) -> dict[str, GateRow]:

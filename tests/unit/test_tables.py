@@ -39,11 +39,6 @@ ARMS = (
 )
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(tmp_path / "results", create=True)
-
-
 def table_of(store: Store, *arms: Arm) -> Table:
     run = store_run(store, *arms)
     cases = measured_cases(store, run.run_id)
