@@ -157,14 +157,10 @@ def _history(
 
 def _floor(context: Context, line: SummaryLine) -> float | None:
     """The calibrated noise floor of a case on its machine; None where none was measured for its family."""
-    key, calibration = (
-        (choices.kind_of(line.workload), line.model, line.metric),
-        context.query.calibration(line.machine_id),
-    )
-    found = {
-        (floor.workload, floor.model, floor.metric): floor for floor in (calibration.floors if calibration else ())
-    }
-    return found[key].margin(max(line.num_blocks, 2)) if key in found else None
+    calibration = context.query.calibration(line.machine_id)
+    kind = choices.kind_of(line.workload)
+    found = calibration.floor_for(kind, line.model, line.metric) if calibration else None
+    return found.margin(max(line.num_blocks, 2)) if found else None
 
 
 def numbered(histories: Sequence[History], remarks: Sequence[Annotation]) -> list[Numbered]:

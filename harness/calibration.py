@@ -25,7 +25,6 @@ import pyarrow as pa
 
 from harness.catalog import make_folder, write_file
 from harness.compare import Comparison
-from harness.core import Workload
 from harness.distributions import student_t_ppf
 from harness.power import supported_effect
 from harness.schema import SCHEMAS, Damaged, decode, encode
@@ -217,8 +216,7 @@ class NoiseCalibration:
 
     def floor_for(self, workload: str, model: str, metric: str) -> Floor | None:
         """The floor of a case's family (`workload`: its kind or whole text); None where none was measured."""
-        kind = Workload.parse(workload).kind
-        key = (kind, model, metric)
+        key = (workload.partition("(")[0].strip(), model, metric)  # imported runs may name theirs in another form
         return next((floor for floor in self.floors if (floor.workload, floor.model, floor.metric) == key), None)
 
     def floor(self, comparison: Comparison) -> tuple[float, str] | None:

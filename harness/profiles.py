@@ -221,7 +221,7 @@ def _host_lane(event: Mapping[str, Any], names: Mapping[tuple[str, str], str]) -
 
 
 def _slots(events: Iterable[Mapping[str, Any]], names: Mapping[tuple[str, str], str]) -> list[Slot]:
-    """The complete events, with a lane for each stream of the device and each thread of the host."""
+    """The complete events by lane, start and end, callers first; a lane is a device's stream or a host's thread."""
     slots = []
     for event in events:
         complete = event.get("ph") == "X" and _is_number(event.get("ts")) and _is_number(event.get("dur"))
@@ -232,7 +232,7 @@ def _slots(events: Iterable[Mapping[str, Any]], names: Mapping[tuple[str, str], 
         start, duration = float(event["ts"]) * 1e-6, max(float(event["dur"]), 0.0) * 1e-6
         name, marked = str(event.get("name", "?"))[:_MAX_NAME], event.get("cat") == "user_annotation"
         slots.append(Slot(lane, name, start, start + duration, on_device, marked))
-    return slots
+    return sorted(slots, key=lambda slot: (slot.lane, slot.start, -slot.end))
 
 
 def _is_number(value: object) -> bool:
@@ -243,20 +243,18 @@ def _outermost(slots: Iterable[Slot]) -> list[Slot]:
     """Those that lie in no other slot of their lane: a call, not what it called, nor the phase in which it was."""
     kept: list[Slot] = []
     ends: dict[str, float] = {}
-    work = (slot for slot in slots if not slot.marked)
-    for slot in sorted(work, key=lambda slot: (slot.lane, slot.start, -slot.end)):
-        if slot.end > ends.get(slot.lane, float("-inf")):
+    for slot in slots:
+        if not slot.marked and slot.end > ends.get(slot.lane, float("-inf")):
             kept.append(slot)
             ends[slot.lane] = slot.end
     return kept
 
 
-def _operations(slots: Iterable[Slot]) -> tuple[Operation, ...]:
+def _operations(slots: Sequence[Slot]) -> tuple[Operation, ...]:
     """By name, the longest total first; kernels where there are any."""
-    every = list(slots)
-    device = [slot for slot in every if slot.on_device]
+    device = [slot for slot in slots if slot.on_device]
     totals: dict[str, tuple[int, float]] = {}
-    for slot, own in [(slot, slot.end - slot.start) for slot in device] or _own_seconds(every):
+    for slot, own in [(slot, slot.end - slot.start) for slot in device] or _own_seconds(slots):
         calls, total = totals.get(slot.name, (0, 0.0))
         totals[slot.name] = (calls + 1, total + own)
     found = [Operation(name, calls, max(total, 0.0)) for name, (calls, total) in totals.items()]
@@ -265,16 +263,15 @@ def _operations(slots: Iterable[Slot]) -> tuple[Operation, ...]:
 
 def _own_seconds(slots: Sequence[Slot]) -> list[tuple[Slot, float]]:
     """Each slot with its seconds less those of the slots right beneath it in its lane."""
-    order = sorted(slots, key=lambda slot: (slot.lane, slot.start, -slot.end))
-    own = [slot.end - slot.start for slot in order]
+    own = [slot.end - slot.start for slot in slots]
     above: list[int] = []
-    for place, slot in enumerate(order):
-        while above and (order[above[-1]].lane != slot.lane or order[above[-1]].end <= slot.start):
+    for place, slot in enumerate(slots):
+        while above and (slots[above[-1]].lane != slot.lane or slots[above[-1]].end <= slot.start):
             above.pop()
         if above:
             own[above[-1]] -= slot.end - slot.start
         above.append(place)
-    return list(zip(order, own, strict=True))
+    return list(zip(slots, own, strict=True))
 
 
 def _allocations(
@@ -334,10 +331,10 @@ def _holders(
 
 
 class _Paths:
-    """Which slots of a lane enclose a moment; moments are asked for in their order."""
+    """Which slots of a lane, in their order, enclose a moment; moments are asked for in theirs."""
 
     def __init__(self, slots: Sequence[Slot]) -> None:
-        self._coming = sorted(slots, key=lambda slot: (slot.start, -slot.end), reverse=True)
+        self._coming = list(reversed(slots))
         self._open: list[Slot] = []
 
     def at(self, when: float) -> tuple[str, ...]:

@@ -25,7 +25,6 @@ from typing import IO, Any
 
 from harness.core import Case, CaseFailed, HarnessError, Iteration, ModelSource, Unsupported, Variant, Workload
 from harness.process import PROTOCOL
-from harness.profiling import record
 from harness.ranges import nvtx_range
 from harness.registry import METRICS, Backend, Engine, Session, backend_of, load_all, options_of
 from harness.telemetry import difference, peak_rss_bytes, reset_peak_rss, rss_bytes, snapshot
@@ -172,6 +171,8 @@ def _solo(state: WorkerState, request: dict[str, Any]) -> dict[str, Any]:
     counted = {name: facts[name] for name in METRICS.keys() & facts.keys()}
     measured |= {name: float(value) for name, value in counted.items() if value is not None}
     if request.get("profile"):
+        from harness.profiling import record
+
         facts["profile"] = record(session, Path(request["profile"]), state.device)
     return {"measured": measured, "facts": facts, "work": asdict(session.work)}
 

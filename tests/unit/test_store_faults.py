@@ -276,8 +276,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     try:
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        pytest.skip("there is no mount command")
+        pytest.skip("there is no mount command")  # a disk can be filled for real only where one can be mounted
     if done.returncode:
+        # Needs root; the two errors are raised artificially in the tests above, on any machine.
         pytest.skip(f"mounting a small file system is not permitted here: {done.stderr.strip()}")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
