@@ -180,7 +180,9 @@ def data_table(
             _cell(cell, place, right=place < len(columns) and columns[place].right) for place, cell in enumerate(row)
         ]
         body.append(html.Tr(cells, className=marks[number] if number < len(marks) else ""))
-    table = html.Table([html.Caption(caption) if caption else None, head, html.Tbody(body)], className="data")
+    table = html.Table(
+        [html.Caption(html.Span(caption)) if caption else None, head, html.Tbody(body)], className="data"
+    )
     extra: dict[str, Any] = {"id": name} if name else {}
     return html.Div(table, className="table-frame", role="region", tabIndex="0", **aria(label=label), **extra)
 

@@ -15,6 +15,7 @@ from dashboard.components import Cell, Column, data_table, link, machine, repeat
 from dashboard.context import Context
 from dashboard.pairs import Pair, suites_with
 from harness import registry
+from reports.language import say_doc
 
 MAX_PAIRS = 8  # of one axis
 
@@ -23,7 +24,7 @@ def front_door(context: Context, machine_id: str = "") -> Component:
     """A table of axes; a pair is a link to its comparison."""
     rows: list[list[Cell]] = []
     for axis, pairs in views_cache.pairs(context, machine_id).items():
-        doc = registry.AXES[axis].doc if axis in registry.AXES else ""
+        doc = say_doc(context.language, registry.AXES[axis].doc) if axis in registry.AXES else ""
         name: Cell = [html.Strong(axis), html.Br(), html.Small(doc)]
         if pairs:
             newest = max(pairs, key=lambda pair: pair.run.run_id).run

@@ -34,6 +34,11 @@ def say(language: Language, template: str, /, **values: Any) -> str:
     return found.format(**values) if values or "{{" in found else found
 
 
+def say_doc(language: Language, doc: str) -> str:
+    """What a registered axis says of itself, in a language; English where the catalogs lack it."""
+    return doc if language == "en" else catalog(language).get(doc, doc)
+
+
 @lru_cache(maxsize=len(LANGUAGES))
 def catalog(language: Language) -> Mapping[str, str]:
     """All entries of a language, from every file of its folder."""

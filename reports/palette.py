@@ -67,7 +67,7 @@ ENTITY_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SERIES = "#7d6fb8"  # the line of a figure that has only one
 REFERENCE_STYLE = Style(NEUTRAL, "diamond-open", "solid")
 AREA_PATTERNS = ("", "/", "x")
-SEQUENTIAL = ((0.0, "#f7e3a1"), (0.5, "#cf7fa6"), (1.0, "#4b2a6b"))  # pale is little, dark is much
+SEQUENTIAL = ((0.0, "#f7e3a1"), (0.5, "#cf7fa6"), (1.0, "#8557b0"))  # much is dark, yet seen on black
 
 
 def styles(names: Iterable[str]) -> dict[str, Style]:

@@ -194,7 +194,8 @@ def _heat_cell(context: Context, cell: AxisCell | None) -> Cell:
     case = cell.case.case
     href = context.href("/compare", a=f"{cell.run_id}/reference", b=f"{cell.run_id}/{case.variant}", case=case.case_id)
     if case.status not in ("ok", "not_steady"):
-        return html.Span(case.status, className="hatched", title=case.reason)
+        word = context.say("skipped") if case.status == "skipped" else case.status
+        return html.Span(word, className="hatched", title=case.reason)
     c = cell.case.comparison
     ratio = ratio_of(c) if c is not None else None
     if c is None or ratio is None or not math.isfinite(ratio):

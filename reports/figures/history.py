@@ -154,6 +154,10 @@ def trend(
         for place in listed
     ]
     summary = _sentence(points, values, changes, title, unit, language)
+    if num_breaks := len(_breaks(points, places)):
+        apart = say(language, "Dotted: versions or settings changed ({n}); levels beside it are not compared.",
+                    n=num_breaks)  # fmt: skip
+        summary = told(language, summary, apart)
     if len(listed) < len(points):
         every = say(language, "The table has {shown} of the {n} runs.", shown=len(listed), n=len(points))
         summary = told(language, summary, every)

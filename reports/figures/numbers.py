@@ -40,6 +40,7 @@ _RATIO_TICKS: Sequence[Sequence[float]] = (
     tuple(10.0**power for power in range(-30, 31, 5)),
 )
 _MAX_TICKS = 6
+_TICK_CHARACTERS = 24  # of all texts of an axis of ratios together
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +152,16 @@ def ratio_ticks(low: float, high: float) -> list[float]:
 def ratio_axis(ends: tuple[float, float]) -> dict[str, Any]:
     """A logarithmic axis of ratios. Its range is fixed: the ticks are round ratios, which zooming would lose."""
     ticks = ratio_ticks(*ends)
+    texts = [f"{tick:g}×" for tick in ticks]
+    if sum(map(len, texts)) > _TICK_CHARACTERS:  # on a narrow screen they would lie across each other
+        texts = [text if (place - ticks.index(1.0)) % 2 == 0 else "" for place, text in enumerate(texts)]
     return {
         "type": "log",
         "range": [math.log10(end) for end in ends],
         "tickmode": "array",
         "tickvals": ticks,
-        "ticktext": [f"{tick:g}×" for tick in ticks],
+        "ticktext": texts,
+        "tickangle": 0,
         "tickfont": {"size": 11},
         "zeroline": False,
         "fixedrange": True,

@@ -265,7 +265,7 @@ def timeline(spans: Sequence[Span], *, language: Language = "en") -> Figure:
     longest = max(idle, key=idle.__getitem__)
     summary = say(
         language,
-        "{n} spans in {lanes} lanes over {time}; {lane} is idle for {idle} ({share}).",
+        "{n} spans over {time}, lanes: {lanes}; {lane} is idle for {idle} ({share}).",
         n=len(real),
         lanes=len(lanes),
         time=number(end - start, "s"),

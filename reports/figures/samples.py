@@ -157,20 +157,26 @@ def _ecdf_trace(
 
 
 def _ecdf_names(timed: Mapping[str, Sequence[float]], scale: Scale) -> list[Figure]:
-    """Each name beside its own line, the next one lower: dashes would be lost in the small steps."""
+    """Each name beside its own line, the next one lower: dashes would be lost in the small steps.
+
+    On the left of the line that is leftmost there, on the right of the others: so that no line runs through a name.
+    """
     notes = []
-    for order, (name, values) in enumerate((name, values) for name, values in timed.items() if values):
+    drawn = {name: values for name, values in timed.items() if values}
+    for order, name in enumerate(drawn):
         share = max(0.85 - 0.12 * order, 0.05)
+        at = {other: ordered[min(int(share * len(ordered)), len(ordered) - 1)] for other, ordered in drawn.items()}
+        leftmost = at[name] <= min(at.values())
         notes.append(
             {
                 "text": safe(name, length=24),
-                "x": scale.of(values[min(int(share * len(values)), len(values) - 1)]),
+                "x": scale.of(at[name]),
                 "y": 100 * share,
                 "xref": "x",
                 "yref": "y",
-                "xanchor": "right",
-                "yanchor": "bottom",
-                "xshift": -6,
+                "xanchor": "right" if leftmost else "left",
+                "yanchor": "bottom" if leftmost else "top",
+                "xshift": -6 if leftmost else 6,
                 "showarrow": False,
                 "font": {"size": 11},
             }

@@ -91,13 +91,17 @@ def _profiled(store: Path, run_id: str, case_id: str) -> Path:
     folder = store / "artifacts" / run_id
     folder.mkdir(parents=True, exist_ok=True)
     common = {"pid": 1, "tid": 1}
-    sizes = [4096 * (1 + n % 5) for n in range(60)]
+    steps: list[tuple[int, int, int]] = []  # (bytes, address, held afterwards): five blocks grow, then all are freed
+    for _ in range(6):
+        sizes = [4096 * (1 + n) for n in range(5)]
+        steps += [(size, n, sum(sizes[: n + 1])) for n, size in enumerate(sizes)]
+        steps += [(-size, n, sum(sizes[n + 1 :])) for n, size in enumerate(sizes)]
     calls = [{"name": f"mm_{n % 3}", "ph": "X", "ts": 10 * n, "dur": 8, **common} for n in range(60)]
     counts = {"Total Reserved": 0, "Device Type": 0, "Device Id": -1}
     memory = [
         {"name": "[memory]", "ph": "i", "ts": 10 * n + 4, **common,
-         "args": {**counts, "Bytes": size, "Addr": n, "Total Allocated": size}}
-        for n, size in enumerate(sizes)
+         "args": {**counts, "Bytes": size, "Addr": address, "Total Allocated": total}}
+        for n, (size, address, total) in enumerate(steps)
     ]  # fmt: skip
     (folder / f"{case_id}.trace.json").write_text(json.dumps({"traceEvents": calls + memory}))
     return folder / case_id

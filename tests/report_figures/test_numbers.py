@@ -80,6 +80,12 @@ def test_a_ratio_axis_holds_one_and_few_ticks(low: float, high: float) -> None:
     assert axis["type"] == "log" and axis["ticktext"][axis["tickvals"].index(1)] == "1×"
 
 
+def test_many_long_ticks_are_named_by_turns() -> None:
+    axis = ratio_axis((0.984, 1.012))
+    assert len(axis["tickvals"]) == 6
+    assert axis["ticktext"] == ["", "0.99×", "", "1×", "", "1.01×"]
+
+
 def test_a_wide_interval_does_not_squash_the_rest() -> None:
     low, high = ratio_range([0.98, 1.05], [1e-9, 1e9, None, math.inf, 0.97, 1.06])
     assert low > 0.8 and high < 1.3

@@ -43,6 +43,8 @@ def test_a_new_segment_starts_after_a_gap() -> None:
     assert median["x"] == [0, 1, 2, None, 3, 4, 5]
     assert median["y"][3] is None and median["connectgaps"] is False
     assert [shape["x0"] for shape in figure["layout"]["shapes"]] == [2.5]
+    assert "versions or settings changed (1)" in figure["layout"]["meta"]["summary"]
+    assert "Dotted" not in trend(trend_points(6), title="tps", unit="tokens/s")["layout"]["meta"]["summary"]
 
 
 def test_a_point_without_a_value_is_a_gap_and_is_counted() -> None:
@@ -212,6 +214,12 @@ def test_warm_up_is_grey_in_the_strip_and_left_out_of_the_distribution() -> None
     meta = figure["layout"]["meta"]
     assert meta["rows"][0] == ["A", "3", "1", "1.000 s", "2.000 s", "3.000 s"]
     assert meta["summary"].endswith("B against A: −10.0%.")
+
+
+def test_no_line_runs_through_the_name_of_a_distribution() -> None:
+    series = [RawSeries("slow", [3.0, 3.1, 3.2], []), RawSeries("fast", [1.0, 1.1, 1.2], [])]
+    sides = {note["text"]: note["xanchor"] for note in ecdf(series, unit="s")["layout"]["annotations"][1:]}
+    assert sides == {"fast": "right", "slow": "left"}
 
 
 def test_a_series_of_warm_up_only_says_so() -> None:

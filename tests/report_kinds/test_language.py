@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.core import UsageError
+from harness.registry import AXES, load_all
 from reports.language import LOCALE, as_language, catalog, say, verdict_word
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +48,8 @@ def _said() -> dict[str, str]:
             for template, line in _calls(path):
                 if template is not None:
                     found[template] = f"{path.relative_to(ROOT)}:{line}"
-    return found
+    load_all()
+    return found | {axis.doc: f"dashboard/front_door.py, axis {name}" for name, axis in AXES.items()}
 
 
 @pytest.mark.parametrize("folder", ["reports", "dashboard"])
