@@ -24,6 +24,7 @@ Decision = Literal["regressed", "improved", "passed", "inconclusive", "invalid",
 BROKEN = frozenset({"failed", "oom", "wrong", "timeout"})
 RAN = frozenset({"ok", "not_steady"})
 _PASS_POWER = 0.99  # a limit wider than declared is the change that would have been shown so surely
+_MOST_SUPPORTED = 0.5  # where only more than this is excluded nothing was, and the declared limit stays
 _MAX_BLOCKS = 1000
 _WORDS = {"worse": "a worsening", "better": "an improvement", "change": "a change"}
 
@@ -241,6 +242,8 @@ def _statistical(row: GateRow, comparison: Comparison, calibration: NoiseFloors 
         reason = f"{estimate.num_blocks} block has no interval; measure more (--blocks, --budget)"
         return replace(row, decision="inconclusive", reason=reason, minimum_detectable_effect=math.inf)
     limit, supported = declared_limit(row.gate), _supported_limit(estimate, margin)
+    if supported > _MOST_SUPPORTED:
+        supported = 0.0
     return replace(
         row,
         decision="inconclusive",

@@ -6,8 +6,8 @@
 A statistical gate is red only if the whole interval lies beyond the margin on the bad side, twice: the second time on
 fresh blocks, and with Holm's correction over all statistical rows of what both say together. It is green if the
 interval's bad end lies within the limit, or within what so much noise and so few blocks support where that is more:
-then the row says so. Exact and bound gates have no noise and no interval. Of several gates that match a case and metric
-the first one judges.
+then the row says so; where it is more than half, nothing was shown and the row is undecided. Exact and bound gates have
+no noise and no interval. Of several gates that match a case and metric the first one judges.
 
 A case that broke in the candidate and not in the baseline is a regression, whatever its numbers. Nothing disappears: a
 case that was measured nowhere, or on one side only, is a row with its reason.

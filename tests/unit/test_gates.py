@@ -108,6 +108,14 @@ def test_a_passing_row_says_which_limit_it_kept() -> None:
     assert f"{noisy.limit:.1%}" in noisy.reason
 
 
+@pytest.mark.parametrize("num_blocks", [2, 3])
+def test_what_excludes_nothing_does_not_pass(num_blocks: int) -> None:
+    """Two blocks of a loud machine would pass a limit of several hundred percent."""
+    row = one(TPS, timed(1.0, 0.2, num_blocks=num_blocks))
+    assert (row.decision, row.limit) == ("inconclusive", 0.03)
+    assert "about" in row.reason and "blocks would decide" in row.reason
+
+
 def test_a_wide_margin_without_a_limit_moves_the_limit_along() -> None:
     assert one(replace(TPS, margin=0.1), timed(1.0, 0.001)).limit == pytest.approx(0.1, abs=0.01)
 
