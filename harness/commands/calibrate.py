@@ -96,10 +96,22 @@ def calibrate_noise(arguments: argparse.Namespace) -> int:
     if not floors:
         warn(f"nothing to judge: {_why_nothing(store, runs)}")
         return EXIT_NOTHING
+    if open_percents := _uncounted(injected, floors):
+        warn(f"no comparison of {blocks} blocks is complete with {', '.join(open_percents)}: give a longer --budget")
     known = NoiseCalibration(row.fingerprint, row.machine_id, row.device, floors, json.loads(row.packages))
     save_noise(store, known)
     print_noise(known, arguments, policy=suite.margin, run=row, split=_split(store, runs))
     return EXIT_OK
+
+
+def _uncounted(injected: Sequence[str], floors: Sequence[Floor]) -> list[str]:
+    """The injections that were wanted and of which no family has a count: their first round was cut short."""
+    from harness.campaign import BUSY
+
+    done = {effect for floor in floors for effect in floor.power}
+    left = [f"+{word}%" for word in injected if word != BUSY and float(word) / 100 not in done]
+    beside = BUSY not in injected or any(floor.beside_neighbour.trials for floor in floors)
+    return left if beside else [*left, "a busy neighbour"]
 
 
 def _by_time(progress: Callable[[float, str], None], budget: float) -> Callable[[float, str], None]:

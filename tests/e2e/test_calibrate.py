@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from harness import campaign
-from harness.calibration import Rate, load_noise
+from harness.calibration import Bound, Floor, Rate, load_noise
 from harness.commands import calibrate
 from harness.core import UsageError
 from harness.plan import Plan
@@ -116,6 +118,14 @@ def test_without_a_stored_run_and_without_time_there_is_nothing(call: Call, no_w
     store = new_store(tmp_path / "results")
     code, _, err = call("calibrate", "--noise", "noisy", *NOISY, "--budget", "0", store=store.path)
     assert code == 3 and "no stored run of this machine" in err
+
+
+def test_an_injection_whose_first_round_was_cut_short_is_named() -> None:
+    rates = {0.03: Rate(1, 2), 0.005: Rate(0, 1)}
+    counted = Floor("decode", "tiny", "tps", Bound(0.01, 0.01, 0.01), 7, {}, 1.0, 8, datetime.now(UTC), power=rates)
+    assert calibrate._uncounted(("3", "0.5"), [counted]) == []
+    assert calibrate._uncounted(("5", "3", "busy"), [counted]) == ["+5%", "a busy neighbour"]
+    assert calibrate._uncounted(("busy",), [replace(counted, beside_neighbour=Rate(0, 4))]) == []
 
 
 def test_times_read_as_people_say_them() -> None:
