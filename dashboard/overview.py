@@ -22,9 +22,10 @@ from harness import registry
 from harness.baselines import list_baselines
 from harness.calibration import load_noise
 from harness.compare import Comparison
+from harness.core import Suite
 from harness.gates import GateRow
 from harness.schema import RunRow
-from reports.kinds.gate import judged_rows
+from reports.kinds.gate import follows, judged_rows, rows_of
 from reports.views import CaseView, ComparisonView, RunView
 
 MAX_SUITES = 6
@@ -108,22 +109,33 @@ def _baseline(context: Context, run: RunRow, lines: Sequence[RunLine]) -> tuple[
 
 
 def newest_gates(context: Context, machine_id: str) -> tuple[Gated, ...]:
-    """The newest gate of each suite that was measured on a machine, judged as `harness gate` does once."""
+    """The newest gate of each suite that was measured on a machine, red rows with their second measurement."""
     which = Filter().with_value("machine", machine_id)
     lines = [line for line in context.query.runs(which, limit=LOOKED_AT).rows if line.session]
-    found: dict[str, Gated] = {}
+    newest: dict[str, list[tuple[RunRow, RunRow]]] = {}  # of each suite the last two sessions
     for line in lines:
         beside = [other for other in lines if other.session == line.session and other.side == "baseline"]
         suite = registry.SUITES.get(line.suite)
-        if line.side == "baseline" or line.suite in found or not beside or suite is None or not suite.gates:
+        pairs = newest.setdefault(line.suite, [])
+        if line.side == "baseline" or len(pairs) == 2 or not beside or suite is None or not suite.gates:
             continue
         run, baseline = context.query.run(line.run_id), context.query.run(beside[0].run_id)
         if run is not None and baseline is not None:
+            pairs.append((run, baseline))
+    found = []
+    for name, pairs in newest.items():
+        if not pairs:
+            continue
+
+        def judge(run: RunRow, baseline: RunRow, suite: Suite = registry.SUITES[name]) -> tuple[GateRow, ...]:
             view = views_cache.comparison(context, baseline.run_id, run.run_id)
             noise = load_noise(context.results, run.fingerprint)
-            rows = judged_rows(view.comparisons, view.only_in_a, view.only_in_b, suite, noise)
-            found[line.suite] = Gated(run, baseline, rows)
-    return tuple(found.values())
+            return judged_rows(view.comparisons, view.only_in_a, view.only_in_b, suite, noise)
+
+        again = pairs[0] if len(pairs) == 2 and follows(pairs[1][0], pairs[0][0]) else None
+        run, baseline = pairs[1] if again else pairs[0]
+        found.append(Gated(run, baseline, rows_of((run, baseline), again, judge)))
+    return tuple(found)
 
 
 def axis_cells(standings: Sequence[Standing]) -> dict[tuple[str, str], AxisCell]:

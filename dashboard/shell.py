@@ -312,7 +312,9 @@ def stamp_text(search: str, stamp: Stamp | None) -> str:
     until = f"{stamp.complete_as_of.astimezone():%Y-%m-%d %H:%M}" if stamp.complete_as_of else "–"
     return say(
         language,
-        "{n} runs, complete as of {time}, store v{version}",
+        "{n} run, complete as of {time}, store v{version}"
+        if stamp.num_runs == 1
+        else "{n} runs, complete as of {time}, store v{version}",
         n=f"{stamp.num_runs:,}",
         time=until,
         version=stamp.schema_version,

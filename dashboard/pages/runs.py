@@ -178,7 +178,7 @@ def _asked(context: Context, state: State, which: Filter, *, offset: int, limit:
 def _sentence(context: Context, total: int, everything: int) -> str:
     machines = len(context.query.machines())
     shown = (
-        context.say("{n} runs", n=f"{total:,}")
+        context.say("{n} run" if total == 1 else "{n} runs", n=f"{total:,}")
         if total == everything
         else context.say("{n} of {all} runs", n=f"{total:,}", all=f"{everything:,}")
     )

@@ -7,7 +7,7 @@ measurement where that is stored. The gates are those that the suite declares.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from urllib.parse import urlencode
 
@@ -119,7 +119,8 @@ def _pair(store: Store, request: Request) -> tuple[RunRow | None, RunRow | None]
     for run in runs:
         baseline = _baseline_of(store, run)
         if request.refs or baseline is not None:
-            return run, baseline
+            first = first_of(store, run)
+            return first, baseline if first is run else _baseline_of(store, first)
     return None, None
 
 
@@ -136,15 +137,31 @@ def _judge(
 ) -> tuple[tuple[GateRow, ...], list[Comparison], tuple[RunRow, ...]]:
     """The rows as the gate judged them: red ones with their second measurement, where one followed."""
     noise = load_noise(store, candidate.fingerprint)
-    comparisons, rows = _once(store, suite, candidate, baseline, noise)
-    reds = red(rows)
-    runs: tuple[RunRow, ...] = (candidate, baseline)
-    if reds and (again := _second(store, candidate, baseline)) is not None:
-        _, second = _once(store, suite, *again, noise)
-        wanted = {(row.case.case_id, row.metric) for row in reds}
-        rows = confirmed(rows, [row for row in second if (row.case.case_id, row.metric) in wanted])
-        runs = (*runs, *again)
-    return rows, comparisons, runs
+    comparisons: dict[str, list[Comparison]] = {}
+
+    def judge(ours: RunRow, theirs: RunRow) -> tuple[GateRow, ...]:
+        comparisons[ours.run_id], rows = _once(store, suite, ours, theirs, noise)
+        return rows
+
+    again = _second(store, candidate, baseline)
+    rows = rows_of((candidate, baseline), again, judge)
+    runs = (
+        (candidate, baseline, *again) if again is not None and any(row.first for row in rows) else (candidate, baseline)
+    )
+    return rows, comparisons[candidate.run_id], runs
+
+
+def rows_of(
+    pair: tuple[RunRow, RunRow],
+    again: tuple[RunRow, RunRow] | None,
+    judge: Callable[[RunRow, RunRow], tuple[GateRow, ...]],
+) -> tuple[GateRow, ...]:
+    """What `judge` says of a candidate and its baseline; red rows are confirmed, or not, by what was measured again."""
+    rows = judge(*pair)
+    wanted = {(row.case.case_id, row.metric) for row in red(rows)}
+    if not wanted or again is None:
+        return rows
+    return confirmed(rows, [row for row in judge(*again) if (row.case.case_id, row.metric) in wanted])
 
 
 def _once(
@@ -174,14 +191,31 @@ def _looks(suite: Suite, candidate: RunRow, baseline: RunRow, most: int) -> Look
     return Looks(suite.sampling.looks, alpha=ALPHA / 2).upto(blocks).until(most)
 
 
+def first_of(store: Store, run: RunRow) -> RunRow:
+    """The run whose red rows this one measured again, or the run itself."""
+    before = [other for other in store.runs() if follows(other, run)]
+    return before[-1] if before else run
+
+
+def follows(first: RunRow, second: RunRow) -> bool:
+    """Whether one run measured again what was red in the other: the same gate soon after, with the next seed."""
+    if first.finished_at is None or second.started_at is None:
+        return False
+    same = (first.suite, first.git_sha, first.side, first.command) == (
+        second.suite,
+        second.git_sha,
+        second.side,
+        second.command,
+    )
+    soon = first.finished_at <= second.started_at <= first.finished_at + _SOON
+    return same and soon and first.side != "" and second.seed == first.seed + 1
+
+
 def _second(store: Store, candidate: RunRow, baseline: RunRow) -> tuple[RunRow, RunRow] | None:
-    """The session in which red rows were measured again: the next one of the same two commits, soon after."""
-    if candidate.finished_at is None:
-        return None
+    """The session in which red rows were measured again."""
     for run in store.runs():
-        same = (run.suite, run.git_sha, run.side) == (candidate.suite, candidate.git_sha, "candidate")
-        later = run.started_at is not None and candidate.finished_at <= run.started_at <= candidate.finished_at + _SOON
-        if same and later and (beside := _baseline_of(store, run)) is not None and beside.git_sha == baseline.git_sha:
+        beside = _baseline_of(store, run) if follows(candidate, run) else None
+        if beside is not None and beside.git_sha == baseline.git_sha:
             return run, beside
     return None
 

@@ -112,7 +112,7 @@ def test_a_folder_without_a_store_then_an_empty_one_then_a_first_run(tmp_path: P
         arms = [Arm(timed={"tps": [10.0, 11.0]}), Arm(variant="norm=fused", timed={"tps": [12.0, 13.2]})]
         store_run(store, *arms, suite="quickstart", machine_id="m1")
         visitor.go("/runs")
-        assert visitor.sentence().startswith("1 runs" if "1 runs" in visitor.sentence() else "one run")
+        assert visitor.sentence().startswith("1 run; one machine")
         assert visitor.grid("suite") == ["quickstart"]
         visitor.page.close()
 

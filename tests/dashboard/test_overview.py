@@ -87,6 +87,19 @@ def test_gates_stand_with_their_limit_and_what_they_can_detect(tmp_path: Path) -
     assert "measured beside it" in shown(drawn)
 
 
+def test_a_red_gate_stands_with_what_was_measured_again(tmp_path: Path) -> None:
+    """The newest session holds only the red row, on fresh blocks: alone it is no gate."""
+    store = Store.open(tmp_path / "s", create=True)
+    for session, seed, second in (("one", 0, SLOWER), ("two", 1, STEADY)):
+        for side, values in (("baseline", STEADY), ("candidate", second)):
+            solo = {"kv_bytes": 8.0} if session == "one" else {}
+            arm = Arm(timed={"tps": values}, solo=solo, model="minimind2-small")
+            store_run(store, arm, suite="gate", session=session, side=side, seed=seed, machine_id="aaaa")
+    rows = next(rows for rows in tables(layout(context_of(store), State())) if "limit" in rows[0])
+    assert {row[rows[0].index("metric")] for row in rows[1:]} == {"tps", "kv_bytes"}
+    assert "was red at first, not on fresh blocks" in str(rows)
+
+
 def test_the_page_in_chinese() -> None:
     context = context_of(REFERENCE)
     text = shown(layout(Context(context.query, context.store, "zh"), State()))

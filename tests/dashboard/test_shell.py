@@ -129,7 +129,7 @@ def test_while_a_run_goes_on_the_store_is_looked_at_more_often(tmp_path: Path) -
     answer = ask(client, app, "running.children", [2, "en", "", "", BUSY_MS, "en"])
     assert answer["pulse"]["interval"] == QUIET_MS
     assert answer["running"]["children"] == []
-    assert answer["stamp"]["children"].startswith("1 runs, complete as of ")
+    assert answer["stamp"]["children"].startswith("1 run, complete as of ")
 
 
 def test_the_words_above_the_page_change_with_its_language() -> None:

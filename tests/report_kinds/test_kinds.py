@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -226,12 +227,12 @@ def test_a_run_of_many_blocks_goes_before_a_newer_one_without_intervals() -> Non
 GATED = {"suite": "gate", "machine_id": "m", "fingerprint": "f", "session": "s1"}
 
 
-def _gated(store: Store, *, candidate: list[float]) -> None:
+def _gated(store: Store, *, candidate: list[float], **run: Any) -> None:
     baseline = [100.0, 100.2, 99.9, 100.1, 100.0, 100.1]
     for side, values in (("baseline", baseline), ("candidate", candidate)):
         sha = ("a" if side == "baseline" else "b") * 40
         arm = Arm(timed={"tps": values}, solo={"kv_bytes": 8192.0})
-        store_run(store, arm, side=side, git_sha=sha, command="python -m harness run gate", **GATED)
+        store_run(store, arm, side=side, git_sha=sha, command="python -m harness gate", **{**GATED, **run})
 
 
 def test_a_gate_is_green_where_nothing_changed(tmp_path: Path) -> None:
@@ -250,6 +251,29 @@ def test_a_gate_is_red_where_the_candidate_is_slower_and_says_that_it_was_not_co
     assert "A red row counts only after a second measurement" in str(document.sections)
     run = build(store, "run", Request())
     assert "Red: 1 of " in _text(run)
+
+
+@pytest.mark.parametrize(("again", "sentence"), [(90.0, "Red: 1 of 2"), (100.0, "Green: none of 2")])
+def test_a_gate_report_joins_what_was_measured_again_with_its_first(
+    tmp_path: Path, again: float, sentence: str
+) -> None:
+    """The newest session is only the red rows, on fresh blocks; the report is of the whole gate."""
+    store = Store.open(tmp_path / "s", create=True)
+    _gated(store, candidate=[90.1, 90.3, 89.9, 90.1, 90.0, 90.2])
+    _gated(store, candidate=[again + 0.1 * k for k in (1, 1, 0, 2, -1, 0)], session="s2", seed=1)
+    for request in (Request(), Request(("latest",))):
+        document = build(store, "gate", request)
+        assert document.sentence.startswith(sentence)
+        assert len(document.runs) == 4 and "which the store lacks" not in str(document.sections)
+        assert ("red twice" if again < 100 else "was red at first") in str(document.sections)
+
+
+def test_a_gate_that_was_run_twice_is_not_its_own_confirmation(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "s", create=True)
+    for session in ("s1", "s2"):
+        _gated(store, candidate=[90.1, 90.3, 89.9, 90.1, 90.0, 90.2], session=session)
+    document = build(store, "gate", Request())
+    assert len(document.runs) == 2 and "which the store lacks" in str(document.sections)
 
 
 def test_the_report_of_a_run_that_goes_on_says_so(tmp_path: Path) -> None:
