@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +83,10 @@ class Measured:
         """Whether block k of both ran at the same time, in turns: one run, or two of one session."""
         return self.run_id == other.run_id or (self.session != "" and self.session == other.session)
 
+    def blocks_of(self, metric: str) -> Collection[int]:
+        """The numbers of the valid blocks that have the metric."""
+        return self.series[metric].blocks if metric in self.series else ()
+
     @property
     def label(self) -> str:
         """The workload's short name."""
@@ -123,6 +127,19 @@ class Comparison:
     paired: bool = True
     margin: float = DEFAULT_MARGIN
     margin_source: str = "policy"
+
+    @property
+    def levels(self) -> tuple[float | None, float | None]:
+        """Both values as the ratio has them: their middle, with the ratio between them.
+
+        The medians of the two sides may come from blocks in which the machine ran at different speeds, and may then
+        even order them against the paired ratio.
+        """
+        a, b = self.reference_value, self.candidate_value
+        if self.estimate is None or not a or not b:
+            return a, b
+        middle, half = math.sqrt(a * b), math.sqrt(self.estimate.ratio)
+        return middle / half, middle * half
 
     def as_dict(self) -> dict[str, Any]:
         """Flat, for JSON and CSV."""
@@ -299,24 +316,30 @@ def compare_pairs(
     confidence_of: ConfidenceOf = confidence if callable(confidence) else lambda num_blocks: confidence
     wanted = None if metrics is None else set(metrics)
     found = []
-    priors: dict[str, VariancePrior | None] = {}
+    priors: dict[tuple[str, int], VariancePrior | None] = {}
     for reference, candidate in pairs:
         shared = [name for name in reference.series if name in candidate.series]
         headlines = [name for name in (candidate.headline, reference.headline) if name]
         for name in dict.fromkeys((*shared, *headlines)) or ["status"]:
             if wanted is None or name in wanted:
-                if name not in priors:
-                    priors[name] = _prior(pairs, name)
-                found.append(_compare(reference, candidate, name, priors[name], margin_of, confidence_of))
+                last = max((*reference.blocks_of(name), *candidate.blocks_of(name)), default=0)
+                if (name, last) not in priors:
+                    priors[name, last] = _prior(pairs, name, last)
+                found.append(_compare(reference, candidate, name, priors[name, last], margin_of, confidence_of))
     return found
 
 
-def _prior(pairs: Sequence[tuple[Measured, Measured]], metric: str) -> VariancePrior | None:
+def _prior(pairs: Sequence[tuple[Measured, Measured]], metric: str, last: int) -> VariancePrior | None:
+    """What all pairs tell of the noise up to block `last`: what was known at the look that a case ended with.
+
+    Later blocks of the others must not undo what was decided then (docs/lab, 2026-11-23, a decision that was undone).
+    """
     estimates = []
     for reference, candidate in pairs:
         a, b = reference.series.get(metric), candidate.series.get(metric)
         if a and b and not a.single and reference.interleaved_with(candidate) and a.positive and b.positive:
-            estimates.append(paired_estimate(a.turns, b.turns))
+            turns = [{block: of for block, of in side.turns.items() if block <= last} for side in (a, b)]
+            estimates.append(paired_estimate(*turns))
     return prior_of(estimates)
 
 

@@ -159,6 +159,9 @@ def judged(
     disturbed = any(case.facts.get("invalid_blocks") for case in (reference, candidate))
     if a is None and b is None and not (disturbed and gate.kind == "statistical"):
         return None
+    values = (a.median if a else None, b.median if b else None)
+    if gate.kind == "statistical" and comparison is not None:
+        values = comparison.levels
     row = GateRow(
         gate,
         candidate,
@@ -166,8 +169,8 @@ def judged(
         "invalid",
         "no block of it is fit to be judged" if a is None and b is None else "not recorded on both sides",
         unit=declared.unit if (declared := METRICS.get(gate.metric)) is not None else "",
-        baseline_value=a.median if a else None,
-        candidate_value=b.median if b else None,
+        baseline_value=values[0],
+        candidate_value=values[1],
         estimate=comparison.estimate if comparison is not None else None,
         margin=gate.margin or 0.0,
         limit=gate.limit,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
@@ -90,11 +90,14 @@ def pairs(runner: Runner, group: Group) -> dict[Case, tuple[CaseState, CaseState
     }
 
 
-def adaptive(looks: Looks, decided: Callable[[Case, Estimate], bool]) -> Schedule:
+def adaptive(
+    looks: Looks, decided: Callable[[Case, Estimate], bool], pool: Callable[[Case], Hashable] = lambda case: None
+) -> Schedule:
     """Blocks until every pair is decided at a look, the last look is taken, or the deadline would be passed.
 
     `decided` judges step time, candidate over reference, with the interval of the look. What is decided gets no more
     blocks; of what is left the group with the widest interval comes first, so that it has most when time runs out.
+    Cases of one `pool` lend each other their noise; at the end those of one metric do (`compare_pairs`).
     """
 
     def schedule(runner: Runner) -> Iterator[tuple[Group, int, Collection[Case]]]:
@@ -120,23 +123,30 @@ def adaptive(looks: Looks, decided: Callable[[Case, Estimate], bool]) -> Schedul
                         continue
                     yield group, block, cases
                     cost[group.name] = (time.monotonic() - started) / len(cases)
-            widths = _judge(runner, looks.confidence_after(end), decided, closed)
+            widths = _judge(runner, looks.confidence_after(end), decided, pool, closed)
             groups.sort(key=lambda group: -widths.get(group.name, 0.0))
 
     return schedule
 
 
 def _judge(
-    runner: Runner, confidence: float, decided: Callable[[Case, Estimate], bool], closed: set[Case]
+    runner: Runner,
+    confidence: float,
+    decided: Callable[[Case, Estimate], bool],
+    pool: Callable[[Case], Hashable],
+    closed: set[Case],
 ) -> dict[str, float]:
     """Close what is decided; the widest interval left in each group, as a log ratio."""
     every = {group.name: pairs(runner, group) for group in runner.plan.groups}
-    prior = prior_of(
-        paired_estimate(a.valid_turns(), b.valid_turns()) for of_group in every.values() for a, b in of_group.values()
-    )
+    noise: dict[Hashable, list[Estimate | None]] = {}
+    for of_group in every.values():
+        for case, (a, b) in of_group.items():
+            noise.setdefault(pool(case), []).append(paired_estimate(a.valid_turns(), b.valid_turns()))
+    priors = {name: prior_of(estimates) for name, estimates in noise.items()}
     widths: dict[str, float] = {}
     for name, of_group in every.items():
         for case, (a, b) in of_group.items():
+            prior = priors[pool(case)]
             estimate = paired_estimate(a.valid_turns(), b.valid_turns(), confidence=confidence, prior=prior)
             if case in closed or estimate is None:
                 continue

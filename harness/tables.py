@@ -354,7 +354,10 @@ def _margin_notes(comparisons: Sequence[Comparison]) -> list[str]:
     """What the two columns mean, and where each margin comes from."""
     judged = [c for c in comparisons if c.estimate is not None]
     floors = sorted({c.margin_source for c in judged if not c.margin_source.startswith("policy")})
-    lines = ["would show: the smallest true change that these blocks show as beyond the margin in 4 of 5 cases"]
+    lines = [
+        "values: medians over blocks, each side alone; a ratio pairs turns within blocks, so it may differ from theirs",
+        "would show: the smallest true change that these blocks show as beyond the margin in 4 of 5 cases",
+    ]
     return [*lines, *(f"margin*: {source}" for source in floors)] if judged else []
 
 

@@ -245,7 +245,14 @@ def _variant_pairs(cases: Sequence[Measured], variant: str) -> list[tuple[Measur
 def _schedule(session: Session, wanted: Collection[str] | None) -> Schedule:
     """Looks where sides are interleaved, else all blocks; of `wanted` cases only. None at all for exact gates."""
     looks = session.looks
-    whole: Schedule = fixed if looks is None else adaptive(looks, _decided(session))
+    statistical = [gate for gate in session.gates if gate.kind == "statistical"]
+
+    def gated(case: Case) -> dict[str, Gate]:
+        return applicable(statistical, case.workload, case.model, str(case.variant))
+
+    whole: Schedule = fixed
+    if looks is not None:
+        whole = adaptive(looks, _decided(session, gated), pool=lambda case: tuple(gated(case)))
     if not session.timed:
         return lambda runner: iter(())
     if wanted is None:
@@ -259,19 +266,17 @@ def _schedule(session: Session, wanted: Collection[str] | None) -> Schedule:
     return chosen
 
 
-def _decided(session: Session) -> Callable[[Case, Estimate], bool]:
+def _decided(session: Session, gated: Callable[[Case], dict[str, Gate]]) -> Callable[[Case, Estimate], bool]:
     """Whether a case needs no more blocks: every statistical gate on it is settled by its step time."""
-    gates = [gate for gate in session.gates if gate.kind == "statistical"]
 
     def decided(case: Case, estimate: Estimate) -> bool:
-        found = applicable(gates, case.workload, case.model, str(case.variant))
         return all(
             settled(
                 replace(gate, metric="step_time"),
                 estimate,
                 margin_of(session.calibration, case, gate, session.plan.suite.margin, estimate.num_blocks),
             )
-            for gate in found.values()
+            for gate in gated(case).values()
         )
 
     return decided

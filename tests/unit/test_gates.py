@@ -116,6 +116,17 @@ def test_what_excludes_nothing_does_not_pass(num_blocks: int) -> None:
     assert "about" in row.reason and "blocks would decide" in row.reason
 
 
+def test_the_values_of_a_row_never_contradict_its_change() -> None:
+    """Medians of either side may come from different blocks: here 100 became 104 while the pairs say -9%."""
+    a, b = case({"tps": [100.0, 100.0, 200.0]}), case({"tps": [96.0, 104.0, 150.0]}, run="new")
+    (comparison,) = compare_pairs([(a, b)], metrics=["tps"])
+    assert (comparison.reference_value, comparison.candidate_value) == (100.0, 104.0)
+    row = one(TPS, comparison)
+    assert row.baseline_value is not None and row.candidate_value is not None and row.effect is not None
+    assert row.candidate_value / row.baseline_value - 1 == pytest.approx(row.effect) == pytest.approx(-0.092, abs=0.001)
+    assert row.baseline_value * row.candidate_value == pytest.approx(100.0 * 104.0)
+
+
 def test_a_wide_margin_without_a_limit_moves_the_limit_along() -> None:
     assert one(replace(TPS, margin=0.1), timed(1.0, 0.001)).limit == pytest.approx(0.1, abs=0.01)
 

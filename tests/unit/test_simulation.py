@@ -14,7 +14,7 @@ from scipy import stats as scipy_stats
 
 from harness import registry
 from harness.aa_blocks import blocks_from_store, synthetic_blocks
-from harness.compare import Comparison, location
+from harness.compare import Comparison, compare_pairs, location
 from harness.core import Case, Gate, Grid, Sampling, Suite, Workload
 from harness.gates import evaluate, exit_code
 from harness.noise import NoiseModel, Values, fit_noise, pair_differences
@@ -124,6 +124,33 @@ def test_an_adaptive_simulated_run_stops_at_the_first_look_that_decides(tmp_path
     _, comparisons = run(tmp_path / "store", plan, machine, schedule=adaptive(Looks(), decided))
     blocks = {c.candidate.workload: c.estimate.num_blocks for c in comparisons if c.estimate is not None}
     assert len(blocks) == 2 and set(blocks.values()) <= {4, 8, 16} and min(blocks.values()) < 16
+
+
+def test_what_a_look_decided_is_judged_the_same_at_the_end(tmp_path: Path) -> None:
+    """Later blocks of the cases that were still open change what is known of the noise, not what was decided before."""
+    places = [f"decode(batch=1,context={16 * n},new_tokens=2)" for n in range(1, 5)] + [
+        f"prefill(batch=1,context={16 * n})" for n in range(1, 5)
+    ]
+    plan = planned(*places, blocks=16)
+    looks, closed = Looks(), dict[str, Estimate]()
+
+    def decided(case: Case, estimate: Estimate) -> bool:
+        if estimate.low > 1.005 or estimate.high < 1.03:
+            closed[case.case_id] = estimate
+        return case.case_id in closed
+
+    machine = ScriptedMachine(
+        quiet(process=0.008), seed=4, slower={f"candidate {place}": 0.05 for place in places[::2]}
+    )
+    _, comparisons = run(tmp_path / "store", plan, machine, schedule=adaptive(looks, decided))
+    pairs = [(c.reference, c.candidate) for c in comparisons]
+    final = compare_pairs(pairs, metrics=["step_time"], confidence=looks.confidence_after)
+    at_end = {c.candidate.case_id: c.estimate for c in final if c.candidate.case_id in closed}
+    assert len({estimate.num_blocks for estimate in closed.values()}) > 1, "all closed at one look: proves nothing"
+    for case_id, estimate in closed.items():
+        found = at_end[case_id]
+        assert found is not None
+        assert (found.low, found.high, found.df) == pytest.approx((estimate.low, estimate.high, estimate.df), rel=1e-9)
 
 
 def test_simulated_runs_hold_the_noise_that_they_were_made_with(tmp_path: Path) -> None:
