@@ -12,14 +12,21 @@ from tests.browser.walking import Visitor
 
 PLACE = "/trend?filter=suite%3Dgate"
 
+# What a click would be taken for: Plotly looks for the point under the mouse every 50 ms, and the label that is there
+# may still be that of the point before.
+_UNDER_THE_MOUSE = """(number) => {
+  const found = document.querySelector(".figure .js-plotly-plot")._hoverdata;
+  return found && found.length && found[0].pointNumber === number;
+}"""
+
 
 def click_point(visitor: Visitor, number: int) -> None:
-    """Click a run of the first figure; Plotly wants the mouse to arrive before it presses."""
+    """Click a run of the first figure, once Plotly has seen the mouse arrive there."""
     figure = visitor.page.locator(".figure").first
     box = figure.locator(".points path.point").nth(number).bounding_box()
     assert box is not None
     visitor.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    expect(figure.locator(".hoverlayer .hovertext")).to_be_visible()
+    visitor.page.wait_for_function(_UNDER_THE_MOUSE, arg=number)
     visitor.page.mouse.down()
     visitor.page.mouse.up()
 

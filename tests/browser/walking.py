@@ -38,7 +38,8 @@ FLAGS = (
 )
 WIDE, NARROW = (1280, 900), (390, 844)
 
-# The page is there, nothing is being fetched for it, what is near the window is drawn and the grid has its rows.
+# The page is there, nothing is being fetched for it, what is near the window is drawn (and not about to be fitted to
+# its place, which takes the label off a point and loses a click) and the grid has its rows.
 _SETTLED = """() => {
   const near = (part) => {
     const place = part.getBoundingClientRect();
@@ -48,7 +49,7 @@ _SETTLED = """() => {
   if (document.querySelector('[data-dash-is-loading="true"]') || !window.bench.current()) return false;
   const drawn = [...document.querySelectorAll("#shell .figure, [role=dialog] .figure")].filter(near).every((figure) => {
     const plot = figure.querySelector(".js-plotly-plot");
-    return plot && plot.data && plot.data.length && plot.querySelector(".main-svg");
+    return plot && plot.data && plot.data.length && plot.querySelector(".main-svg") && !plot._resolveResize;
   });
   const frame = document.querySelector(".grid-frame");
   return drawn && (!frame || [...frame.querySelectorAll('.ag-row [col-id="suite"]')].some((cell) => cell.textContent));
