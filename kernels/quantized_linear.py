@@ -15,10 +15,11 @@ Bytes that must move per product: int8 N * K + 4 N, int4 0.5625 * N * K; the 26M
 How it multiplies. On a CPU with up to MAX_ROWS rows: C++ (`kernels/cpu`), activations quantised to 8 bits per 64 (int8)
 or 32 (int4) values of a row, products summed exactly in integers. On a CPU with more rows (a prompt): int8 quantises
 each row of the activations and runs oneDNN's int8 product (AMX where the processor has it), for which the first
-prompt makes a second copy of the weights in oneDNN's order; int4 expands the weights for each product, to bf16 where
-the processor multiplies bf16 and to fp32 elsewhere, and runs torch's product of that dtype. On CUDA: the Triton
-kernels of `kernels.quantized_matvec`, and for a prompt torch's product with the weights expanded. Activations in 8
-bits change the numbers a little: that is part of the declared loss.
+prompt makes a second copy of the weights in oneDNN's order; on x86 without VNNI, where oneDNN's sums saturate, it
+expands the weights to fp32 for each product; int4 expands them always, to bf16 where the processor multiplies bf16 and
+to fp32 elsewhere, and runs torch's product of that dtype. On CUDA: the Triton kernels of `kernels.quantized_matvec`,
+and for a prompt torch's product with the weights expanded. Activations in 8 bits change the numbers a little: that is
+part of the declared loss.
 
 Refuses: K that is no multiple of 32 for int4, biases (ValueError), devices other than CPU and CUDA (RuntimeError).
 """
@@ -116,6 +117,8 @@ class Int8Linear(nn.Module):
             return _on_cuda(x, rows, self)
         if rows <= MAX_ROWS:
             return ops.int8_linear(x, self.q_NK, self.scale_N)
+        if not ops.multiplies_int8():
+            return F.linear(x.float(), self.q_NK.float()).mul_(self.scale_N).to(x.dtype)
         if self._packed is None:
             self._packed = ops.int8_pack(self.q_NK, rows)
         return ops.int8_matmul(x, self._packed, self.scale_N)

@@ -84,7 +84,7 @@ def fake(build: Build, value: str) -> None:
     "dynamic-int8",
     stage="quantize",
     needs=("cpu",),
-    numerics=lossy(max_kl=0.003),
+    numerics=lossy(max_kl=0.005),  # 8e-4 with VNNI; without it the sums saturate: 3e-3
     evidence=lambda facts: _modules(facts, "DynamicInt8Linear") and "quantized::linear_dynamic" in facts["operations"],
 )
 def dynamic_int8(build: Build, value: str) -> None:

@@ -100,8 +100,25 @@ def int8_pack(q_NK: Tensor, num_rows: int) -> Tensor:
     return packed
 
 
+@torch.compiler.assume_constant_result
+def multiplies_bf16() -> bool:
+    """Whether the processor multiplies bf16 itself (AMX or AVX-512 BF16)."""
+    itself: bool = operators().multiplies_bf16()
+    return itself
+
+
+@torch.compiler.assume_constant_result
+def multiplies_int8() -> bool:
+    """Whether `int8_matmul` is exact here: oneDNN's sums of int8 products saturate on x86 without VNNI."""
+    exact: bool = operators().multiplies_int8()
+    return exact
+
+
 def int8_matmul(x_MK: Tensor, packed: Tensor, scale_N: Tensor) -> Tensor:
-    """(x @ q.T) * scale, [..., N], for many rows: oneDNN's int8 product of x in 8 bits, one scale per row of x."""
+    """(x @ q.T) * scale, [..., N], for many rows: oneDNN's int8 product of x in 8 bits, one scale per row of x.
+
+    Only where `multiplies_int8`.
+    """
     x_q_MK, x_scale_M = operators().quantize_rows(x_MK.reshape(-1, x_MK.shape[-1]).contiguous())
     # oneDNN takes one scale for all of x: it is given 1, and the rows' own scales are multiplied in afterwards.
     no_zero_N = torch.zeros(scale_N.shape, dtype=torch.long)
@@ -115,10 +132,9 @@ def int8_matmul(x_MK: Tensor, packed: Tensor, scale_N: Tensor) -> Tensor:
 def int4_matmul(x_MK: Tensor, packed_NP: Tensor, scale_NG: Tensor) -> Tensor:
     """x @ dequantised.T, [..., N], for many rows: torch's product with the weights expanded for this call.
 
-    In bf16 where the processor multiplies it (AMX or AVX-512 BF16): x is rounded to bf16. Otherwise in fp32.
+    In bf16 where `multiplies_bf16`: x is rounded to bf16. Otherwise in fp32.
     """
-    half = operators().multiplies_bf16()
-    w_NK: Tensor = operators().expand_int4(packed_NP, scale_NG, half)
+    w_NK: Tensor = operators().expand_int4(packed_NP, scale_NG, multiplies_bf16())
     return F.linear(x_MK.to(w_NK.dtype), w_NK).to(x_MK.dtype)
 
 

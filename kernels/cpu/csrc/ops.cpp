@@ -266,6 +266,15 @@ bool multiplies_bf16_op() {
 #endif
 }
 
+// Whether sums of int8 products are exact in oneDNN: without these instructions it adds pairs in 16 bits, which saturate.
+bool multiplies_int8_op() {
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__) || !defined(__x86_64__)
+  return true;
+#else
+  return false;
+#endif
+}
+
 Tensor int8_embedding_op(const Tensor& ids, const Tensor& q, const Tensor& scale) {
   return take_rows(ids, {Kind::int8, q.data_ptr(), scale.data_ptr(), q.size(0), q.size(1)}, scale);
 }
@@ -351,6 +360,7 @@ STABLE_TORCH_LIBRARY(minimind_cpu, m) {
   m.def("quantize_rows(Tensor input) -> (Tensor, Tensor)");
   m.def("expand_int4(Tensor packed, Tensor scale, bool half) -> Tensor");
   m.def("multiplies_bf16() -> bool");
+  m.def("multiplies_int8() -> bool");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(minimind_cpu, CPU, m) {
@@ -370,4 +380,5 @@ STABLE_TORCH_LIBRARY_IMPL(minimind_cpu, CPU, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(minimind_cpu, CompositeExplicitAutograd, m) {
   m.impl("multiplies_bf16", TORCH_BOX(&minimind::multiplies_bf16_op));
+  m.impl("multiplies_int8", TORCH_BOX(&minimind::multiplies_int8_op));
 }

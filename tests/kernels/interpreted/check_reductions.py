@@ -62,7 +62,10 @@ def test_loss_and_gradients(shape: tuple[int, int, int]) -> None:
     found = loss_and_gradients(lambda x, w: linear_cross_entropy(x, w, target, implementation="triton"), x, w)
     exact = loss_and_gradients(lambda x, w: F.cross_entropy(x @ w.t(), target), x.double(), w.double())
     assert [one.dtype for one in found] == [torch.float32] * 3
-    assert all(error(ours, theirs) < 1e-5 for ours, theirs in zip(found, exact, strict=True))
+    # No worse than a few of torch's own roundings: how many those are differs from processor to processor.
+    plain = loss_and_gradients(lambda x, w: F.cross_entropy(x @ w.t(), target), x, w)
+    for ours, usual, theirs in zip(found, plain, exact, strict=True):
+        assert error(ours, theirs) < max(1e-5, 4 * error(usual, theirs))
     with torch.no_grad():
         alone = linear_cross_entropy(x, w, target, implementation="triton")
     assert torch.equal(alone, found[0])
